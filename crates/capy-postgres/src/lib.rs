@@ -1,1 +1,17 @@
-//! placeholder
+//! PostgreSQL as the engine sees it: base backups in, and the formats they are made of.
+//!
+//! One [`Source`] shape covers all inputs (the replication protocol, tar files or standard input,
+//! any other stream); the parsers beside it ([`tar`], [`backup_manifest`], [`page`], [`label`],
+//! [`control`]) are pure and work on bytes as they arrive, in bounded memory.
+//!
+//! Contained by: capy-store, the façade. This crate knows nothing of repositories.
+//! Invariants: outside bytes are never indexed unchecked, every parser names the offset of what
+//! it refuses, and no queue or buffer is unbounded.
+
+mod error;
+pub mod source;
+
+pub use error::PostgresError;
+pub use source::{
+    ArchiveKind, ArchiveStart, CollationFacts, Source, SourceEvent, SourceFacts, TablespaceFacts,
+};
