@@ -10,6 +10,7 @@
 
 mod error;
 pub mod source;
+pub mod tar;
 
 pub use error::PostgresError;
 pub use source::{
