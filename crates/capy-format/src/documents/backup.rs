@@ -1,0 +1,176 @@
+//! A backup's record: everything about it but the state of its verification.
+
+use std::collections::BTreeMap;
+
+use capy_types::{BackupKey, Lsn, SegmentSize, SystemId, TimelineId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::from_json;
+use crate::{Content, FormatError};
+
+/// What a backup is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BackupKind {
+    /// A PostgreSQL cluster.
+    Base,
+    /// A byte stream.
+    Stream,
+}
+
+/// Whether a backup passed its own checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BackupState {
+    /// All of them.
+    Complete,
+    /// Page checksums or `backup_manifest` disagree with what was read.
+    Damaged,
+}
+
+/// Counts and sizes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Stats {
+    /// Records of the manifest.
+    pub entries: u64,
+    /// Files among them.
+    pub files: u64,
+    /// Bytes of the files.
+    pub size_bytes: u64,
+    /// Bytes in chunks that were not known before.
+    pub new_bytes: u64,
+    /// Bytes in chunks that were.
+    pub deduplicated_bytes: u64,
+    /// Bytes of the packs and indexes written.
+    pub stored_bytes: u64,
+    /// Chunks of the files.
+    pub chunks: u64,
+    /// Chunks that were not known before.
+    pub new_chunks: u64,
+}
+
+/// A tablespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tablespace {
+    /// Its oid.
+    pub oid: u32,
+    /// Where it was on the server.
+    pub location: String,
+    /// Its size in bytes, where the server told.
+    #[serde(default)]
+    pub size: Option<u64>,
+}
+
+/// A collation's version when the backup was taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Collation {
+    /// Its name.
+    pub name: String,
+    /// `libc`, `icu` or `builtin`.
+    pub provider: String,
+    /// The library's version.
+    #[serde(default)]
+    pub version: Option<String>,
+}
+
+/// How `backup_manifest` compared with what was stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestCheck {
+    /// The checksum algorithm of its files.
+    pub algorithm: String,
+    /// Files it lists.
+    pub files: u64,
+    /// Files whose checksum was compared.
+    pub checked: u64,
+    /// Files that differ, are missing or are not listed.
+    pub mismatches: u64,
+}
+
+/// What PostgreSQL said of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PostgresFacts {
+    /// System identifier.
+    pub system_id: SystemId,
+    /// Version as a number, 150018 for 15.18; only the major where nothing else is known.
+    pub version_num: u32,
+    /// Version as PostgreSQL words it.
+    pub version: String,
+    /// The timeline of the backup.
+    pub timeline: TimelineId,
+    /// Where the WAL it needs begins.
+    pub start_lsn: Lsn,
+    /// Where it is consistent.
+    #[serde(default)]
+    pub stop_lsn: Option<Lsn>,
+    /// Size of WAL segments in bytes.
+    pub segment_size: SegmentSize,
+    /// Whether pages carry checksums.
+    #[serde(default)]
+    pub data_checksums: Option<bool>,
+    /// Whether the WAL it needs is inside.
+    pub wal_included: bool,
+    /// Its tablespaces.
+    #[serde(default)]
+    pub tablespaces: Vec<Tablespace>,
+    /// Settings a restore must not go below, and others worth knowing.
+    #[serde(default)]
+    pub settings: BTreeMap<String, String>,
+    /// Versions of its collations.
+    #[serde(default)]
+    pub collations: Vec<Collation>,
+    /// Whether it was taken from a standby.
+    #[serde(default)]
+    pub from_standby: bool,
+    /// How `backup_manifest` compared.
+    #[serde(default)]
+    pub backup_manifest: Option<ManifestCheck>,
+}
+
+/// The record document.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupRecord {
+    /// Its key.
+    pub key: BackupKey,
+    /// A name for people.
+    #[serde(default)]
+    pub label: Option<String>,
+    /// When it began.
+    pub created_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Timestamp,
+    /// What it is of.
+    pub kind: BackupKind,
+    /// The database or stream it is of.
+    #[serde(default)]
+    pub database: Option<String>,
+    /// Its manifest.
+    pub manifest: Content,
+    /// Counts and sizes.
+    pub stats: Stats,
+    /// What PostgreSQL said of itself.
+    #[serde(default)]
+    pub postgres: Option<PostgresFacts>,
+    /// What its own checks found, the first of it.
+    #[serde(default)]
+    pub problems: Vec<String>,
+    /// How much they found in all.
+    #[serde(default)]
+    pub problems_total: u64,
+    /// The program that wrote it.
+    pub tool_version: String,
+}
+
+impl BackupRecord {
+    /// Reads the document and checks its manifest's lengths.
+    ///
+    /// # Errors
+    /// Not this document, or one that contradicts itself.
+    pub fn from_json(object: &str, json: &[u8]) -> Result<Self, FormatError> {
+        let record: Self = from_json(object, json)?;
+        record
+            .manifest
+            .check()
+            .map_err(|problem| FormatError::value(object, 0, format!("manifest: {problem}")))?;
+        Ok(record)
+    }
+}

@@ -1,0 +1,170 @@
+//! The root: what the repository holds, at one generation.
+
+use std::collections::HashSet;
+
+use capy_types::{
+    BackupKey, IndexId, Lsn, Nonce, PackId, RootHash, SessionId, SystemId, TimelineId, Timestamp,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{BackupKind, BackupState, from_json};
+use crate::FormatError;
+
+/// A writer's registration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionEntry {
+    /// The session.
+    pub id: SessionId,
+    /// The generation it registered upon.
+    pub base_generation: u64,
+    /// When it began.
+    pub started_at: Timestamp,
+}
+
+/// A pack that may be gone at any moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tombstone {
+    /// The pack.
+    pub pack: PackId,
+    /// The generation that buried it.
+    pub generation: u64,
+}
+
+/// How far a backup has been verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VerificationState {
+    /// Never.
+    #[default]
+    Pending,
+    /// At this moment, or a verification was interrupted.
+    Running,
+    /// It was found whole.
+    Verified,
+    /// Something was found wrong.
+    Failed,
+}
+
+/// The last verification of a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Verification {
+    /// Its outcome.
+    pub state: VerificationState,
+    /// How thorough it was.
+    #[serde(default)]
+    pub level: Option<String>,
+    /// When it ended.
+    #[serde(default)]
+    pub at: Option<Timestamp>,
+    /// What was wrong, in one line.
+    #[serde(default)]
+    pub error: Option<String>,
+}
+
+/// One backup, as the root lists it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupEntry {
+    /// Its key.
+    pub key: BackupKey,
+    /// A name for people.
+    #[serde(default)]
+    pub label: Option<String>,
+    /// What it is of.
+    pub kind: BackupKind,
+    /// When it began.
+    pub created_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Timestamp,
+    /// Bytes of its files.
+    pub size_bytes: u64,
+    /// Bytes it added to the repository.
+    pub stored_bytes: u64,
+    /// Whether it passed its own checks.
+    pub state: BackupState,
+    /// Its last verification.
+    #[serde(default)]
+    pub verification: Verification,
+    /// The database or stream it is of.
+    #[serde(default)]
+    pub database: Option<String>,
+    /// PostgreSQL's system identifier.
+    #[serde(default)]
+    pub system_id: Option<SystemId>,
+    /// The timeline it was taken on.
+    #[serde(default)]
+    pub timeline: Option<TimelineId>,
+    /// Where its WAL begins.
+    #[serde(default)]
+    pub start_lsn: Option<Lsn>,
+    /// Where it is consistent.
+    #[serde(default)]
+    pub stop_lsn: Option<Lsn>,
+    /// The nonce of its record: pins exactly that object.
+    pub record_nonce: Nonce,
+}
+
+/// The root document.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Root {
+    /// Counts commits.
+    pub generation: u64,
+    /// Hash of the root before this one.
+    pub previous: Option<RootHash>,
+    /// When it was committed.
+    pub created_at: Timestamp,
+    /// Who committed it.
+    pub nonce: Nonce,
+    /// Writers at work.
+    pub sessions: Vec<SessionEntry>,
+    /// Index objects that backups rely on.
+    pub indexes: Vec<IndexId>,
+    /// The backups.
+    pub backups: Vec<BackupEntry>,
+    /// Packs nobody referred to when the collector looked.
+    #[serde(default)]
+    pub condemned: Vec<PackId>,
+    /// Packs found damaged: not to be built upon.
+    #[serde(default)]
+    pub damaged: Vec<PackId>,
+    /// Packs being deleted.
+    #[serde(default)]
+    pub tombstones: Vec<Tombstone>,
+}
+
+impl Root {
+    /// Reads the document and checks its invariants.
+    ///
+    /// # Errors
+    /// Not this document, or one that contradicts itself.
+    pub fn from_json(object: &str, json: &[u8]) -> Result<Self, FormatError> {
+        let root: Self = from_json(object, json)?;
+        root.check().map_err(|problem| FormatError::value(object, 0, problem))?;
+        Ok(root)
+    }
+
+    /// What must hold of every root, checked before it is committed and after it is read.
+    ///
+    /// # Errors
+    /// One fact about what does not.
+    pub fn check(&self) -> Result<(), String> {
+        if (self.generation == 0) != self.previous.is_none() {
+            return Err("only generation 0 has no predecessor".to_owned());
+        }
+        let mut keys = HashSet::new();
+        if let Some(twice) = self.backups.iter().find(|entry| !keys.insert(&entry.key)) {
+            return Err(format!("backup {} is listed twice", twice.key));
+        }
+        let mut indexes = HashSet::new();
+        if let Some(twice) = self.indexes.iter().find(|index| !indexes.insert(**index)) {
+            return Err(format!("index {twice} is listed twice"));
+        }
+        let mut sessions = HashSet::new();
+        if let Some(twice) = self.sessions.iter().find(|session| !sessions.insert(session.id)) {
+            return Err(format!("session {} is listed twice", twice.id));
+        }
+        match self.tombstones.iter().find(|tombstone| tombstone.generation > self.generation) {
+            Some(early) => Err(format!("pack {} was buried in the future", early.pack)),
+            None => Ok(()),
+        }
+    }
+}
