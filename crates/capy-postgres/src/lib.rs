@@ -9,6 +9,7 @@
 //! it refuses, and no queue or buffer is unbounded.
 
 mod error;
+pub mod label;
 pub mod source;
 pub mod tar;
 

@@ -14,11 +14,18 @@ use capy_types::{Lsn, SegmentSize, SystemId, TimelineId};
 
 use crate::PostgresError;
 
+mod buffer;
+mod directory;
+mod reader;
 mod stream;
 mod tar;
+mod wal_tar;
 
 pub use stream::StreamSource;
 pub use tar::TarSource;
+
+/// What errors call the standard input.
+const STDIN: &str = "standard input";
 
 /// What an archive of a source is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,6 +125,7 @@ pub struct SourceFacts {
 /// Where a backup's bytes come from.
 #[derive(Debug)]
 #[non_exhaustive]
+#[allow(clippy::large_enum_variant, reason = "there is one value per backup")]
 pub enum Source {
     /// Tar files, a directory of them, or tar on standard input.
     Tar(TarSource),
@@ -156,3 +164,6 @@ impl Source {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

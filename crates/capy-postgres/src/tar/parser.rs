@@ -121,6 +121,12 @@ impl TarParser {
         self.offset
     }
 
+    /// Zero bytes after the last entry, so far; counted from the first whole block of zeros on.
+    #[must_use]
+    pub const fn trailing_zero_bytes(&self) -> u64 {
+        self.trailing_zeros
+    }
+
     /// Takes bytes from the front of `input` up to the next event. Gives how many it took; call
     /// again with the rest until it answers [`TarEvent::NeedMore`], which takes all.
     ///
