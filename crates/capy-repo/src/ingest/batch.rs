@@ -1,0 +1,146 @@
+//! Batches: pooled buffers of whole chunks, and the cutting of a file into them.
+//!
+//! Invariants: a batch that leaves the feeder holds only closed chunks; a chunk never spans two
+//! batches; the cuts do not depend on how the bytes were fed or where a batch ended.
+
+use capy_codec::{CdcSizes, Cutter};
+use capy_format::ChunkingPolicy;
+use capy_types::limits::MIB;
+
+use crate::RepoError;
+
+/// Size of a batch in bytes: large enough that handing it over costs nothing (a wake-up of a few
+/// microseconds against milliseconds of work), small enough that a handful of them are cheap.
+pub(crate) const BATCH_BYTES: usize = 4 * MIB;
+
+/// The manifest's word for a file cut by content.
+pub(crate) const CHUNKING_CDC: u8 = 0;
+/// The manifest's word for a file cut on a grid.
+pub(crate) const CHUNKING_GRID: u8 = 1;
+
+/// Largest chunk that an ingest cuts: half a batch, so that a batch always holds several.
+const CUT_MAX_BYTES: usize = BATCH_BYTES / 2;
+
+/// Refuses chunk sizes that batches cannot hold.
+pub(crate) fn check_policy(policy: &ChunkingPolicy) -> Result<(), RepoError> {
+    let largest = policy.data_max.max(policy.grid_bytes) as usize;
+    if largest > CUT_MAX_BYTES {
+        return Err(RepoError::Invalid {
+            what: format!("chunks of {largest} bytes: at most {CUT_MAX_BYTES} bytes are supported"),
+        });
+    }
+    Ok(())
+}
+
+/// The sizes for content-defined chunking of data.
+pub(super) fn data_sizes(policy: &ChunkingPolicy) -> Result<CdcSizes, RepoError> {
+    CdcSizes::new(policy.data_min as usize, policy.data_avg as usize, policy.data_max as usize)
+        .map_err(|problem| RepoError::Invalid { what: format!("chunk sizes: {problem}") })
+}
+
+/// One closed chunk inside a batch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Piece {
+    pub(super) start: usize,
+    pub(super) len: usize,
+    /// Offset of the chunk in its file in bytes.
+    pub(super) offset: u64,
+    pub(super) tag: Option<u64>,
+}
+
+/// A buffer of whole chunks on its way to a worker and back.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) sequence: u64,
+    pub(super) data: Vec<u8>,
+    pub(super) pieces: Vec<Piece>,
+}
+
+impl Batch {
+    /// Whether `needed` more bytes fit.
+    pub(super) fn has_room(&self, needed: usize) -> bool {
+        // With nothing open, a batch is kept while a small file still fits.
+        self.data.len() + needed.max(8 * 1024) <= BATCH_BYTES
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.data.clear();
+        self.pieces.clear();
+    }
+}
+
+/// The cutting state of the open file.
+#[derive(Debug)]
+pub(super) struct FileCut {
+    grid: Option<usize>,
+    tag: Option<u64>,
+    /// Offset in the file of the first byte that is not in a closed chunk.
+    offset: u64,
+    /// Where that byte is in the present batch; meaningful while `pending` > 0.
+    start: usize,
+    pending: usize,
+}
+
+impl FileCut {
+    pub(super) fn new(grid: Option<usize>, tag: Option<u64>) -> Self {
+        Self { grid, tag, offset: 0, start: 0, pending: 0 }
+    }
+
+    /// Room a batch must have for this file to go on in it.
+    pub(super) fn room_needed(&self) -> usize {
+        // On the grid a chunk is begun only where it fits whole, so that no byte is moved twice.
+        self.grid.map_or(1, |size| size - self.pending)
+    }
+
+    /// Appends as much of `data` as the batch takes; returns how much.
+    pub(super) fn append(&mut self, batch: &mut Batch, data: &[u8]) -> usize {
+        if batch.data.capacity() < BATCH_BYTES {
+            batch.data.reserve_exact(BATCH_BYTES - batch.data.len());
+        }
+        if self.pending == 0 {
+            self.start = batch.data.len();
+        }
+        let room = BATCH_BYTES.saturating_sub(batch.data.len());
+        let room = self.grid.map_or(room, |size| room.min(size - self.pending));
+        let taken = data.len().min(room);
+        batch.data.extend_from_slice(&data[..taken]);
+        self.pending += taken;
+        taken
+    }
+
+    /// Closes every chunk whose end is decided; returns how many.
+    pub(super) fn cut(&mut self, batch: &mut Batch, cutter: &Cutter, at_end: bool) -> u64 {
+        let mut closed = 0;
+        while self.pending > 0 {
+            let open = &batch.data[self.start..self.start + self.pending];
+            let length = match self.grid {
+                Some(size) if self.pending >= size || at_end => Some(self.pending.min(size)),
+                Some(_) => None,
+                // Scanning starts only when the cut is certain to be decided: each byte is
+                // scanned once.
+                None if open.len() >= cutter.sizes().max || at_end => cutter.next_cut(open, at_end),
+                None => None,
+            };
+            let Some(length) = length else { break };
+            batch.pieces.push(Piece { start: self.start, len: length, offset: self.offset, tag: self.tag });
+            self.offset += length as u64;
+            self.start += length;
+            self.pending -= length;
+            closed += 1;
+        }
+        closed
+    }
+
+    /// Takes the bytes that are not in a closed chunk out of the batch.
+    pub(super) fn detach_tail(&mut self, batch: &mut Batch) -> Vec<u8> {
+        let tail = if self.pending > 0 { batch.data.split_off(self.start) } else { Vec::new() };
+        self.start = 0;
+        tail
+    }
+
+    /// Puts them at the start of the next batch.
+    pub(super) fn attach_tail(&mut self, batch: &mut Batch, tail: &[u8]) {
+        self.start = batch.data.len();
+        batch.data.extend_from_slice(tail);
+    }
+}

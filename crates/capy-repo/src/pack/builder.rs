@@ -1,0 +1,133 @@
+//! Building a pack: frames are compressed and sealed straight into the pack's buffer.
+//!
+//! Invariants: a pack id and its key serve one pack, once; frame ordinals count up from 0, so no
+//! nonce repeats; a finished pack has been decoded again and compared before it is handed on.
+
+use bytes::Bytes;
+use capy_codec::{Compressor, RepositoryKeys, SealKey};
+use capy_format::{
+    ChunkClass, FrameInfo, FrameKind, HEADER_BYTES, PACK_TRAILER_BYTES, PackFooter, PackTrailer, frame_aad,
+    names,
+};
+use capy_types::limits::{KIB, PACK_SIZE_BYTES};
+use capy_types::{ChunkId, PackId, RepositoryId};
+
+use super::frame::{FOOTER_ORDINAL, FrameOpener, footer_aad, open_footer, pack_header};
+use crate::RepoError;
+
+/// Most frames in one pack: bounds its footer to about 5 MiB however small the chunks are.
+const PACK_FRAMES_MAX: usize = 65_536;
+/// Every how-many-th frame is opened, decompressed and hashed again before the pack leaves.
+/// The first frame always is. One in 32 costs about 1 % of a first backup's time and would
+/// show a codec or memory fault within one pack.
+const CHECK_EVERY: usize = 32;
+
+/// A finished pack, ready to be stored.
+#[derive(Debug, Clone)]
+pub(crate) struct SealedPack {
+    pub(crate) id: PackId,
+    pub(crate) bytes: Bytes,
+    pub(crate) frames: Vec<FrameInfo>,
+}
+
+/// A pack in the making.
+pub(crate) struct PackBuilder {
+    id: PackId,
+    repository: RepositoryId,
+    key: SealKey,
+    buffer: Vec<u8>,
+    frames: Vec<FrameInfo>,
+}
+
+impl PackBuilder {
+    pub(crate) fn new(id: PackId, keys: &RepositoryKeys, repository: RepositoryId) -> Self {
+        // Reserved in full so that it never moves; the pages are touched only as it fills.
+        let mut buffer = Vec::with_capacity(PACK_SIZE_BYTES + 256 * KIB);
+        buffer.extend_from_slice(&pack_header(repository, &id));
+        Self { id, repository, key: keys.pack_key(&id), buffer, frames: Vec::new() }
+    }
+
+    /// Appends `plain` as a full frame; returns its stored length in bytes.
+    pub(crate) fn append(
+        &mut self,
+        chunk: ChunkId,
+        class: ChunkClass,
+        plain: &[u8],
+        compressor: &mut Compressor,
+    ) -> Result<u32, RepoError> {
+        let from = self.buffer.len();
+        let compression = compressor.compress(plain, &mut self.buffer)?;
+        let sealed_len = self.buffer.len() - from + capy_codec::TAG_BYTES;
+        let length = |n| u32::try_from(n).expect("packs stay far below 4 GiB");
+        let frame = FrameInfo {
+            chunk,
+            kind: FrameKind::Full,
+            class,
+            compression: compression as u8,
+            offset: length(from),
+            stored_len: length(sealed_len),
+            plain_len: length(plain.len()),
+            base: None,
+        };
+        let ordinal = length(self.frames.len());
+        let aad = frame_aad(&self.repository, &self.id, ordinal, &frame);
+        self.key.seal(ordinal, &aad, &mut self.buffer, from);
+        self.frames.push(frame);
+        Ok(frame.stored_len)
+    }
+
+    /// Whether the pack has reached its size.
+    pub(crate) fn is_full(&self) -> bool {
+        self.buffer.len() >= PACK_SIZE_BYTES || self.frames.len() >= PACK_FRAMES_MAX
+    }
+
+    /// Whether nothing was appended yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Seals the footer, then reads the pack back and compares.
+    pub(crate) fn finish(mut self, keys: &RepositoryKeys) -> Result<SealedPack, RepoError> {
+        let header = pack_header(self.repository, &self.id);
+        let from = self.buffer.len();
+        let footer = PackFooter { frames: self.frames };
+        self.buffer.extend_from_slice(&footer.encode());
+        let trailer = PackTrailer {
+            footer_len: u32::try_from(self.buffer.len() - from + capy_codec::TAG_BYTES)
+                .expect("a footer is at most a few MiB"),
+            frame_count: u32::try_from(footer.frames.len()).expect("bounded by PACK_FRAMES_MAX"),
+        }
+        .encode();
+        self.key.seal(FOOTER_ORDINAL, &footer_aad(&header, &trailer), &mut self.buffer, from);
+        self.buffer.extend_from_slice(&trailer);
+        let pack = SealedPack { id: self.id, bytes: self.buffer.into(), frames: footer.frames };
+        check(&pack, keys, self.repository)?;
+        Ok(pack)
+    }
+}
+
+/// Reads a finished pack back: its footer must list exactly its frames, and sampled frames must
+/// open to the chunks they are named for.
+fn check(pack: &SealedPack, keys: &RepositoryKeys, repository: RepositoryId) -> Result<(), RepoError> {
+    let fault = |what: String| RepoError::Internal { what: format!("{}: {what}", names::pack(&pack.id)) };
+    let (header, _) =
+        pack.bytes.split_first_chunk::<HEADER_BYTES>().ok_or_else(|| fault("no header".into()))?;
+    let footer_start = pack.frames.last().map_or(HEADER_BYTES, |f| (f.offset + f.stored_len) as usize);
+    debug_assert!(pack.bytes.len() >= footer_start + PACK_TRAILER_BYTES);
+    let tail = pack.bytes.get(footer_start..).ok_or_else(|| fault("no footer".into()))?;
+    let footer = open_footer(keys, repository, &pack.id, header, tail, footer_start as u64)?;
+    if footer.frames != pack.frames {
+        return Err(fault("the footer read back differs".into()));
+    }
+    let mut opener = FrameOpener::new(keys, repository);
+    let mut stored = Vec::new();
+    for (ordinal, frame) in pack.frames.iter().enumerate().step_by(CHECK_EVERY) {
+        let range = frame.offset as usize..(frame.offset + frame.stored_len) as usize;
+        stored.clear();
+        stored.extend_from_slice(pack.bytes.get(range).ok_or_else(|| fault("a frame is cut off".into()))?);
+        opener
+            .open(&pack.id, u32::try_from(ordinal).expect("bounded"), frame, &mut stored)
+            .map_err(|problem| fault(format!("frame {ordinal} read back: {problem}")))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! One content as a stream of bytes, in order, read a few MiB ahead.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use capy_format::{ChunkRef, Content};
+use capy_types::Ctx;
+use capy_types::limits::MIB;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::{Reader, RefCursor, Want};
+use crate::RepoError;
+
+/// Plaintext gathered per step in bytes; two steps are in memory beside the one being consumed.
+const WINDOW_BYTES: u64 = 4 * MIB as u64;
+
+/// Reads one content in order. Dropping it stops the reading ahead.
+#[derive(Debug)]
+pub struct ContentReader {
+    chunks: mpsc::Receiver<Result<Vec<Bytes>, RepoError>>,
+    ready: std::vec::IntoIter<Bytes>,
+    task: JoinHandle<()>,
+    expected: (u64, u32),
+    seen: (u64, u32),
+    done: bool,
+}
+
+impl Drop for ContentReader {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl ContentReader {
+    pub(super) fn new(reader: Reader, content: &Content) -> Self {
+        let (sender, chunks) = mpsc::channel(1);
+        let cursor = RefCursor::new(reader.clone(), content);
+        let task = tokio::spawn(async move {
+            if let Err(error) = read_ahead(&reader, cursor, &sender).await {
+                let _ = sender.send(Err(error)).await;
+            }
+        });
+        Self {
+            chunks,
+            ready: Vec::new().into_iter(),
+            task,
+            expected: (content.length, content.crc32c),
+            seen: (0, 0),
+            done: false,
+        }
+    }
+
+    /// The next bytes, or `None` at the end, once length and CRC of the whole have been checked.
+    ///
+    /// # Errors
+    /// Corrupt when a chunk or node cannot be read as written; store errors.
+    ///
+    /// # Cancellation
+    /// Safe: no bytes are lost.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, RepoError> {
+        loop {
+            if let Some(bytes) = self.ready.next() {
+                self.seen.0 += bytes.len() as u64;
+                self.seen.1 = crc32c::crc32c_append(self.seen.1, &bytes);
+                return Ok(Some(bytes));
+            }
+            if self.done {
+                return Ok(None);
+            }
+            match self.chunks.recv().await {
+                Some(window) => self.ready = window?.into_iter(),
+                None if self.seen == self.expected => self.done = true,
+                None => {
+                    return Err(RepoError::Inconsistent {
+                        object: "content".to_owned(),
+                        problem: format!(
+                            "{} bytes with checksum {:08x} were read, {} with {:08x} were stored",
+                            self.seen.0, self.seen.1, self.expected.0, self.expected.1
+                        ),
+                    });
+                }
+            }
+        }
+    }
+}
+
+async fn read_ahead(
+    reader: &Reader,
+    mut cursor: RefCursor,
+    sender: &mpsc::Sender<Result<Vec<Bytes>, RepoError>>,
+) -> Result<(), RepoError> {
+    let ctx = Ctx::default();
+    loop {
+        let refs = cursor.next(&ctx).await?;
+        if refs.is_empty() {
+            return Ok(());
+        }
+        let mut rest = refs.as_slice();
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let count = rest.iter().take_while(|r| {
+                let fits = bytes == 0 || bytes + r.len <= WINDOW_BYTES;
+                bytes += r.len;
+                fits
+            });
+            let (window, after) = rest.split_at(count.count());
+            rest = after;
+            let window = read_window(reader, &ctx, window).await?;
+            if sender.send(Ok(window)).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+async fn read_window(reader: &Reader, ctx: &Ctx, refs: &[ChunkRef]) -> Result<Vec<Bytes>, RepoError> {
+    let wants: Vec<_> = (0..).zip(refs).map(|(token, r)| Want { chunk: r.id, size: r.size, token }).collect();
+    let slots: Arc<Mutex<Vec<Bytes>>> = Arc::new(Mutex::new(vec![Bytes::new(); refs.len()]));
+    let filled = slots.clone();
+    let accept = Arc::new(move |token: u64, plain: &[u8]| {
+        let bytes = Bytes::copy_from_slice(plain);
+        let mut slots = filled.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = usize::try_from(token).ok().and_then(|at| slots.get_mut(at)) {
+            *slot = bytes;
+        }
+        Ok(())
+    });
+    match reader.fetch(ctx, &wants, accept).await?.into_iter().next() {
+        Some((_, defect)) => Err(defect.into()),
+        None => Ok(std::mem::take(&mut *slots.lock().unwrap_or_else(PoisonError::into_inner))),
+    }
+}

@@ -1,0 +1,216 @@
+//! Reading: from chunk names to proven bytes.
+//!
+//! Contained by: restore, verify, and the checks before a commit. Invariant: whatever leaves this
+//! module was opened, decompressed and matched against its chunk id.
+
+mod bulk;
+mod content;
+mod cursor;
+mod fetch;
+mod manifest;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use capy_format::{Content, names};
+use capy_types::{ChunkId, Ctx, PackId, Problem};
+
+pub use bulk::{BulkRead, BulkReport, FileSink};
+pub use content::ContentReader;
+pub(crate) use cursor::{CursorFault, RefCursor};
+pub(crate) use fetch::Want;
+pub use manifest::ManifestReader;
+
+use crate::index::{ChunkIndex, Location, load_indexes};
+use crate::{RepoError, Repository};
+
+/// How reading runs.
+#[derive(Debug, Clone)]
+pub struct ReadOptions {
+    /// Range requests in flight, each up to 4 MiB of memory plus what it decodes to one at a time.
+    pub requests: usize,
+    /// Where the index spills when it outgrows its memory.
+    pub spill_dir: PathBuf,
+}
+
+impl Default for ReadOptions {
+    fn default() -> Self {
+        Self { requests: 8, spill_dir: PathBuf::from("/var/tmp") }
+    }
+}
+
+/// What is wrong with a stored thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DefectKind {
+    /// It is not there.
+    Missing,
+    /// It is shorter than it must be.
+    Truncated,
+    /// Its bytes are not what they must be.
+    Corrupt,
+}
+
+impl DefectKind {
+    /// The word used in reports.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Truncated => "truncated",
+            Self::Corrupt => "corrupt",
+        }
+    }
+}
+
+/// One thing that could not be read as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Defect {
+    /// The object, or the chunk when no object is known to hold it.
+    pub object: String,
+    /// Where in the object, in bytes.
+    pub offset: Option<u64>,
+    /// The chunk that cannot be read.
+    pub chunk: Option<ChunkId>,
+    /// The pack it should be in.
+    pub pack: Option<PackId>,
+    /// What is wrong.
+    pub kind: DefectKind,
+    /// One fact, lower case.
+    pub problem: String,
+}
+
+impl fmt::Display for Defect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.object)?;
+        if let Some(offset) = self.offset {
+            write!(f, " at offset {offset}")?;
+        }
+        write!(f, ": {}", self.problem)
+    }
+}
+
+impl Defect {
+    /// A defect of a whole object.
+    #[must_use]
+    pub fn of_object(object: String, kind: DefectKind, problem: String) -> Self {
+        Self { object, offset: None, chunk: None, pack: None, kind, problem }
+    }
+
+    pub(crate) fn unknown_chunk(chunk: ChunkId) -> Self {
+        Self {
+            object: format!("chunk {chunk}"),
+            offset: None,
+            chunk: Some(chunk),
+            pack: None,
+            kind: DefectKind::Missing,
+            problem: "in no index: its pack or index object is lost".to_owned(),
+        }
+    }
+}
+
+impl From<Defect> for RepoError {
+    fn from(defect: Defect) -> Self {
+        Self::Inconsistent {
+            object: defect.offset.map_or_else(
+                || defect.object.clone(),
+                |offset| format!("{} at offset {offset}", defect.object),
+            ),
+            problem: defect.problem,
+        }
+    }
+}
+
+struct Inner {
+    repo: Repository,
+    index: Arc<ChunkIndex>,
+    options: ReadOptions,
+}
+
+/// Reads chunks, contents and manifests of one repository. Cheap to clone.
+#[derive(Clone)]
+pub struct Reader(Arc<Inner>);
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").field("repo", &self.0.repo).finish_non_exhaustive()
+    }
+}
+
+impl Reader {
+    pub(crate) async fn open(repo: Repository, ctx: &Ctx, options: ReadOptions) -> Result<Self, RepoError> {
+        ctx.check()?;
+        let root = repo.root().await?;
+        let mut index = ChunkIndex::new(options.spill_dir.clone());
+        let loaded = load_indexes(&repo, &root, &mut index).await?;
+        for problem in loaded.problems {
+            ctx.progress.problem(Problem {
+                subject: names::index(&problem.index),
+                message: format!("not used: {}", problem.error),
+            });
+        }
+        Ok(Self::over(repo, Arc::new(index), options))
+    }
+
+    pub(crate) fn over(repo: Repository, index: Arc<ChunkIndex>, options: ReadOptions) -> Self {
+        Self(Arc::new(Inner { repo, index, options }))
+    }
+
+    /// The entries of a manifest, in order.
+    #[must_use]
+    pub fn manifest(&self, content: &Content) -> ManifestReader {
+        ManifestReader::new(self.content(content))
+    }
+
+    /// The bytes of a content, in order, a few MiB ahead of the caller.
+    #[must_use]
+    pub fn content(&self, content: &Content) -> ContentReader {
+        ContentReader::new(self.clone(), content)
+    }
+
+    /// Reads many files at once, in the order in which packs hold them.
+    #[must_use]
+    pub fn bulk(&self, ctx: &Ctx, sink: Arc<dyn FileSink>) -> BulkRead {
+        BulkRead::new(self.clone(), ctx.clone(), sink)
+    }
+
+    /// Where a chunk is stored: pack object, offset and stored length in bytes.
+    ///
+    /// # Errors
+    /// Local errors of a spilled index.
+    pub fn locate(&self, chunk: &ChunkId) -> Result<Option<ChunkPlace>, RepoError> {
+        Ok(self.location(chunk)?.map(|(location, pack)| ChunkPlace {
+            pack,
+            offset: location.offset,
+            stored_len: location.stored_len,
+        }))
+    }
+
+    pub(crate) fn location(&self, chunk: &ChunkId) -> Result<Option<(Location, PackId)>, RepoError> {
+        let location = self.0.index.get(chunk)?;
+        Ok(location.and_then(|at| self.0.index.pack(at.pack).map(|pack| (at, pack.id))))
+    }
+
+    pub(crate) fn index(&self) -> &ChunkIndex {
+        &self.0.index
+    }
+
+    pub(crate) fn repo(&self) -> &Repository {
+        &self.0.repo
+    }
+
+    pub(crate) fn options(&self) -> &ReadOptions {
+        &self.0.options
+    }
+}
+
+/// Where a chunk is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkPlace {
+    /// The pack.
+    pub pack: PackId,
+    /// Offset of its frame in the pack in bytes.
+    pub offset: u32,
+    /// Stored length of its frame in bytes.
+    pub stored_len: u32,
+}
