@@ -8,8 +8,11 @@
 //! Invariants: outside bytes are never indexed unchecked, every parser names the offset of what
 //! it refuses, and no queue or buffer is unbounded.
 
+pub mod control;
 mod error;
 pub mod label;
+pub mod page;
+pub mod relation;
 pub mod source;
 pub mod tar;
 
