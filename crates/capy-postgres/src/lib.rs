@@ -8,6 +8,7 @@
 //! Invariants: outside bytes are never indexed unchecked, every parser names the offset of what
 //! it refuses, and no queue or buffer is unbounded.
 
+pub mod backup_manifest;
 pub mod control;
 mod error;
 pub mod label;
