@@ -128,8 +128,8 @@ impl ControlFile {
         let fields = Fields(content);
         let control_version = fields.u32(8)?;
         let crc_offset = match control_version {
-            1300 => 328,
-            1800 => 332,
+            1300 => 288,
+            1800 => 292,
             found => return Err(ControlError::Version { found }),
         };
         let found = fields.u32(crc_offset)?;
@@ -137,10 +137,10 @@ impl ControlFile {
         if found != expected {
             return Err(ControlError::Crc { found, expected });
         }
-        fields.expect(256, "database block size", PAGE_SIZE_BYTES as u32)?;
-        fields.expect(260, "blocks per segment", RELATION_SEGMENT_PAGES)?;
-        fields.expect(264, "WAL block size", 8192)?;
-        let segment_bytes = u64::from(fields.u32(268)?);
+        fields.expect(216, "database block size", PAGE_SIZE_BYTES as u32)?;
+        fields.expect(220, "blocks per segment", RELATION_SEGMENT_PAGES)?;
+        fields.expect(224, "WAL block size", 8192)?;
+        let segment_bytes = u64::from(fields.u32(228)?);
         let bad_segment = ControlError::Value { field: "bytes per WAL segment", found: segment_bytes };
         Ok(Self {
             system_id: SystemId::from_u64(fields.u64(0)?),
@@ -150,15 +150,15 @@ impl ControlFile {
             checkpoint_lsn: fields.lsn(32)?,
             redo_lsn: fields.lsn(40)?,
             timeline: TimelineId::from_u32(fields.u32(48)?),
-            minimum_recovery_lsn: fields.lsn(176)?,
+            minimum_recovery_lsn: fields.lsn(136)?,
             segment_size: SegmentSize::try_from(segment_bytes).map_err(|_| bad_segment)?,
-            data_checksums: fields.u32(292)? != 0,
+            data_checksums: fields.u32(252)? != 0,
             limits: RecoveryLimits {
-                max_connections: fields.u32(220)?,
-                max_worker_processes: fields.u32(224)?,
-                max_wal_senders: fields.u32(228)?,
-                max_prepared_transactions: fields.u32(232)?,
-                max_locks_per_transaction: fields.u32(236)?,
+                max_connections: fields.u32(180)?,
+                max_worker_processes: fields.u32(184)?,
+                max_wal_senders: fields.u32(188)?,
+                max_prepared_transactions: fields.u32(192)?,
+                max_locks_per_transaction: fields.u32(196)?,
             },
         })
     }
@@ -224,13 +224,13 @@ mod tests {
             (12, 202_209_061),
             (16, 6),
             (48, 3),
-            (220, 100),
-            (236, 64),
-            (256, 8192),
-            (260, 131_072),
-            (264, 8192),
-            (268, 16 << 20),
-            (292, 1),
+            (180, 100),
+            (196, 64),
+            (216, 8192),
+            (220, 131_072),
+            (224, 8192),
+            (228, 16 << 20),
+            (252, 1),
         ] {
             put(offset, &value.to_le_bytes());
         }
@@ -240,7 +240,7 @@ mod tests {
     }
 
     fn seal(file: &mut [u8], version: u32) {
-        let end = if version == 1300 { 328 } else { 332 };
+        let end = if version == 1300 { 288 } else { 292 };
         let crc = crc32c::crc32c(&file[..end]);
         file[end..end + 4].copy_from_slice(&crc.to_le_bytes());
     }
@@ -265,11 +265,11 @@ mod tests {
             ControlFile::parse(&file)
         };
         assert_eq!(
-            changed(256, 4096).unwrap_err().to_string(),
+            changed(216, 4096).unwrap_err().to_string(),
             "unsupported pg_control: database block size is 4096"
         );
         assert_eq!(
-            changed(268, 12345),
+            changed(228, 12345),
             Err(ControlError::Value { field: "bytes per WAL segment", found: 12345 })
         );
         assert_eq!(changed(16, 99), Err(ControlError::Value { field: "database cluster state", found: 99 }));
@@ -283,7 +283,7 @@ mod tests {
         let error = ControlFile::parse(&torn).unwrap_err();
         assert!(matches!(error, ControlError::Crc { .. }));
         assert_eq!(error.kind(), ErrorKind::Corrupt);
-        for len in [0, 7, 11, 300, 331] {
+        for len in [0, 7, 11, 260, 291] {
             assert_eq!(
                 ControlFile::parse(&control(1300)[..len]),
                 Err(ControlError::Size { found_bytes: len })
@@ -301,7 +301,7 @@ mod tests {
             let mut noise = [0; 4];
             entropy.fill(&mut noise);
             let mut file = control(1300);
-            let at = usize::from(u16::from_le_bytes([noise[0], noise[1]])) % 336;
+            let at = usize::from(u16::from_le_bytes([noise[0], noise[1]])) % 296;
             file[at] = noise[2];
             if noise[3] % 2 == 0 {
                 seal(&mut file, 1300);

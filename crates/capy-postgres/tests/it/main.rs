@@ -1,0 +1,7 @@
+//! capy-postgres against a real PostgreSQL server of this machine.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod base_backup;
+mod cluster;
+mod pages;
