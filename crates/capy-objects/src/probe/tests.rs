@@ -1,0 +1,1 @@
+//! The probe on honest stores and on stores that lie.
