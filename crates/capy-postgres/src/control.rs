@@ -1,8 +1,8 @@
 //! `global/pg_control`: whose cluster it is, its version, its timeline, its state.
 //!
-//! Layout of PostgreSQL 13 to 17 (control version 1300) and 18 (1800) on 64-bit little-endian
-//! machines, from `pg_control.h`; fields up to the checksum version lie at the same places in
-//! both. The CRC closes the structure and is checked before anything is believed.
+//! Layout of PostgreSQL 13 to 16 (control version 1300), 17 (1700) and 18 (1800) on 64-bit
+//! little-endian machines, from `pg_control.h`; fields up to the checksum version lie at the same
+//! places in all. The CRC closes the structure and is checked before anything is believed.
 
 use capy_types::limits::{PAGE_SIZE_BYTES, RELATION_SEGMENT_PAGES};
 use capy_types::{ErrorKind, Lsn, SegmentSize, SystemId, TimelineId};
@@ -21,7 +21,7 @@ pub enum ControlError {
         found_bytes: usize,
     },
     /// A version whose layout is not known here.
-    #[error("unsupported pg_control version {found}: PostgreSQL 13 to 18 are read (1300, 1800)")]
+    #[error("unsupported pg_control version {found}: PostgreSQL 13 to 18 are read (1300, 1700, 1800)")]
     Version {
         /// As stored.
         found: u32,
@@ -128,7 +128,7 @@ impl ControlFile {
         let fields = Fields(content);
         let control_version = fields.u32(8)?;
         let crc_offset = match control_version {
-            1300 => 288,
+            1300 | 1700 => 288,
             1800 => 292,
             found => return Err(ControlError::Version { found }),
         };
@@ -240,14 +240,14 @@ mod tests {
     }
 
     fn seal(file: &mut [u8], version: u32) {
-        let end = if version == 1300 { 288 } else { 292 };
+        let end = if version == 1800 { 292 } else { 288 };
         let crc = crc32c::crc32c(&file[..end]);
         file[end..end + 4].copy_from_slice(&crc.to_le_bytes());
     }
 
     #[test]
-    fn both_layouts_are_read() {
-        for version in [1300, 1800] {
+    fn every_served_layout_is_read() {
+        for version in [1300, 1700, 1800] {
             let read = ControlFile::parse(&control(version)).unwrap();
             assert_eq!(read.system_id.as_u64(), 7_300_000_000_000_000_001);
             assert_eq!((read.state, read.timeline.as_u32()), (ClusterState::InProduction, 3));
