@@ -1,0 +1,128 @@
+//! `capy-store backup`: a PostgreSQL cluster, a tar, or any stream into the repository.
+
+use std::path::{Path, PathBuf};
+
+use capy_store::{BackupId, BackupOptions, BackupSource, Checkpoint, ClusterName, PostgresSource};
+use clap::{ArgGroup, Args, ValueEnum};
+
+use crate::account::{self, WithMemory};
+use crate::environment;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::session::Session;
+
+/// Back up a PostgreSQL cluster, a tar, or any stream
+///
+/// With --pg the running server sends a base backup over its replication protocol, tablespaces
+/// included; the role needs REPLICATION. With --tar the input is what `pg_basebackup -Ft` writes:
+/// one tar (a file, or - for standard input), or a directory of tars. With --stdin-as standard
+/// input is stored as one file of that name: a dump, an export.
+///
+/// Only what the repository does not hold yet is stored. Page checksums are checked where the
+/// cluster has them, and backup_manifest is compared with what was stored; a backup that fails
+/// is kept, marked damaged, and the command ends with exit code 1. A broken or incomplete input
+/// commits nothing.
+#[derive(Debug, Args)]
+#[command(
+    group(ArgGroup::new("source").required(true).args(["pg", "tar", "stdin_as"])),
+    after_help = "Examples:\n  \
+    capy-store backup --cluster main --pg \"host=/run/postgresql port=5432 user=postgres\" --label nightly\n  \
+    pg_basebackup -D - -Ft -X none | capy-store backup --cluster main --tar -\n  \
+    pg_basebackup -D /tmp/tars -Ft -X fetch && capy-store backup --cluster main --tar /tmp/tars\n  \
+    set -o pipefail; pg_dump shop | capy-store backup --cluster main --stdin-as shop.sql --database shop"
+)]
+pub(crate) struct BackupArgs {
+    /// The name of the PostgreSQL cluster inside the repository: it gathers its backups
+    #[arg(long, value_name = "NAME")]
+    cluster: ClusterName,
+
+    /// Connect to this server: key=value pairs or a postgresql:// URI, as libpq reads them
+    #[arg(long, value_name = "CONNINFO")]
+    pg: Option<String>,
+
+    /// Read a tar from this file, all tars of this directory, or standard input (-)
+    #[arg(long, value_name = "FILE|DIR|-")]
+    tar: Option<PathBuf>,
+
+    /// Store standard input as one file of this name
+    #[arg(long, value_name = "NAME")]
+    stdin_as: Option<String>,
+
+    /// A name of your own for the backup
+    #[arg(long, value_name = "TEXT")]
+    label: Option<String>,
+
+    /// The database the backup is of, as a remark
+    #[arg(long, value_name = "NAME")]
+    database: Option<String>,
+
+    /// The id of the backup inside its cluster; made from time and chance by default
+    #[arg(long, value_name = "ID")]
+    id: Option<BackupId>,
+
+    /// How the server's checkpoint at the start is made (--pg)
+    #[arg(long, value_enum, default_value_t = CheckpointArg::Fast, requires = "pg")]
+    checkpoint: CheckpointArg,
+
+    /// Include the WAL that makes the backup consistent by itself (--pg)
+    #[arg(long, requires = "pg")]
+    wal: bool,
+
+    /// Do not check page checksums
+    #[arg(long)]
+    no_page_checks: bool,
+
+    /// Worker threads; by default one per processor
+    #[arg(long, short = 'j', value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    jobs: Option<u16>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum CheckpointArg {
+    /// At once, with a burst of writing
+    Fast,
+    /// Spread over time, as the server's settings say
+    Spread,
+}
+
+pub(crate) async fn run(args: BackupArgs, session: &mut Session) -> anyhow::Result<Exit> {
+    let source = source(&args)?;
+    let repository = session.open().await?;
+    let mut options = BackupOptions::new(args.cluster);
+    options.label = args.label;
+    options.database = args.database;
+    options.id = args.id;
+    options.check_pages = !args.no_page_checks;
+    options.jobs = args.jobs.map(usize::from);
+    let report = repository.backup(&session.ctx, source, options).await?;
+    session.finish_progress();
+    let with_memory = WithMemory::of(&report);
+    let complete = report.is_complete();
+    if complete {
+        session.output.account(&with_memory, |with| account::backup(&report, &with.memory_text()))?;
+    } else {
+        // What is wrong is said even when quiet.
+        session.output.answer(&with_memory, |with| account::backup(&report, &with.memory_text()))?;
+    }
+    Ok(if complete { Exit::Success } else { Exit::Problems })
+}
+
+fn source(args: &BackupArgs) -> anyhow::Result<BackupSource> {
+    if let Some(conninfo) = &args.pg {
+        let mut source = PostgresSource::connect_with(conninfo, environment::var)?;
+        source.include_wal = args.wal;
+        source.checkpoint = match args.checkpoint {
+            CheckpointArg::Fast => Checkpoint::Fast,
+            CheckpointArg::Spread => Checkpoint::Spread,
+        };
+        return Ok(BackupSource::postgres(source));
+    }
+    if let Some(path) = &args.tar {
+        let stdin = path == Path::new("-");
+        return Ok(if stdin { BackupSource::tar_stdin() } else { BackupSource::tar(path) });
+    }
+    match &args.stdin_as {
+        Some(name) => Ok(BackupSource::stream_stdin(name)),
+        None => Err(Failure::invalid("name a source with --pg, --tar or --stdin-as").into()),
+    }
+}

@@ -1,0 +1,69 @@
+//! `capy-store init`: a new repository.
+
+use std::path::PathBuf;
+
+use capy_store::{InitOptions, Repository};
+use clap::Args;
+use serde_json::json;
+
+use crate::exit::Exit;
+use crate::output::fields;
+use crate::secrets;
+use crate::session::Session;
+
+/// Create a repository in an empty place
+///
+/// Probes the store first: it must refuse to create an object that exists, also when two create
+/// it at once, because every commit relies on it. A store that does not is refused with the name
+/// of its fault.
+///
+/// The passphrase (or key file) opens the repository; without it nothing can ever be read again.
+/// Give a passphrase and a key file to make a slot for each; add more later with `key add`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    capy-store init --repo /backup/repo\n  \
+    CAPY_PASSPHRASE=... capy-store init --repo s3://bucket/prefix --endpoint http://localhost:8333\n  \
+    capy-store init --repo /backup/repo --create-key-file /root/capy.key")]
+pub(crate) struct InitArgs {
+    /// Write a new random key file (mode 0600, must not exist) and open the repository with it
+    #[arg(long, value_name = "FILE")]
+    create_key_file: Option<PathBuf>,
+
+    /// zstd level of stored chunks: higher is smaller and slower
+    #[arg(long, value_name = "1-19", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=19))]
+    compression_level: i32,
+
+    /// Cut every file by content; by default the files of tables and indexes are cut by pages
+    #[arg(long)]
+    content_defined: bool,
+}
+
+pub(crate) async fn run(args: InitArgs, session: &mut Session) -> anyhow::Result<Exit> {
+    let location = session.location()?;
+    let keys = match &args.create_key_file {
+        Some(file) => vec![secrets::create_key_file(file)?],
+        None => secrets::new_repository_keys(&session.global)?,
+    };
+    let mut options = InitOptions::default();
+    options.compression_level = args.compression_level;
+    options.content_defined = args.content_defined;
+    let created = Repository::init(&session.ctx, &location, &keys, options).await;
+    if let (Err(_), Some(file)) = (&created, &args.create_key_file) {
+        // A key that opens nothing must not lie about.
+        let _ = std::fs::remove_file(file);
+    }
+    let repository = created?;
+    let document = json!({
+        "repository": { "id": repository.id(), "url": repository.url(), "format_version": repository.format_version() }
+    });
+    session.output.account(&document, |_| {
+        let mut text = fields(&[
+            ("repository", repository.url()),
+            ("id", repository.id().to_string()),
+            ("key slots", keys.len().to_string()),
+        ]);
+        text.push_str("keep the passphrase or key file safe: without it nothing can be read again\n");
+        text
+    })?;
+    Ok(Exit::Success)
+}

@@ -1,0 +1,86 @@
+//! Exit codes: one table, the same in every output mode.
+//!
+//! Contained by: `main`, which ends the process with one of them, and the help text, which is
+//! made from the same table so that the two cannot disagree.
+
+use capy_store::ErrorKind;
+
+/// How the command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// It did what was asked.
+    Success,
+    /// It ran to the end and found something wrong: defects, or a backup kept as damaged.
+    Problems,
+    /// It failed, by kind.
+    Failed(ErrorKind),
+}
+
+/// Code, what it means. The order is the order of the help text.
+pub(crate) const TABLE: &[(u8, &str)] = &[
+    (0, "success"),
+    (1, "finished, but found problems: defects in verify, a backup kept as damaged"),
+    (2, "usage: the command line or its input makes no sense"),
+    (3, "not found: no such backup, object, file or repository"),
+    (4, "conflict: it exists already, or somebody else was first"),
+    (5, "unavailable: store, server or network did not answer; the same command may work later"),
+    (6, "corrupt: stored or received bytes are not what they must be"),
+    (7, "denied: no permission, or no key that opens the repository"),
+    (70, "internal: a fault in this program"),
+    (130, "cancelled: Ctrl-C or SIGTERM"),
+];
+
+impl Exit {
+    /// The code of a cancelled command, also when it is ended by force.
+    pub(crate) const CANCELLED: u8 = 130;
+
+    /// The process's exit code.
+    pub(crate) const fn code(self) -> u8 {
+        match self {
+            Self::Success => 0,
+            Self::Problems => 1,
+            Self::Failed(kind) => match kind {
+                ErrorKind::Invalid => 2,
+                ErrorKind::NotFound => 3,
+                ErrorKind::Conflict => 4,
+                ErrorKind::Unavailable => 5,
+                ErrorKind::Corrupt => 6,
+                ErrorKind::Denied => 7,
+                ErrorKind::Cancelled => Self::CANCELLED,
+                _ => 70,
+            },
+        }
+    }
+}
+
+/// The table as the help shows it.
+pub(crate) fn table_text() -> String {
+    let mut text = String::from("Exit codes:\n");
+    for (code, meaning) in TABLE {
+        text.push_str(&format!("  {code:>3}  {meaning}\n"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_a_code_of_the_table() {
+        for kind in [
+            ErrorKind::NotFound,
+            ErrorKind::Conflict,
+            ErrorKind::Unavailable,
+            ErrorKind::Corrupt,
+            ErrorKind::Invalid,
+            ErrorKind::Denied,
+            ErrorKind::Cancelled,
+            ErrorKind::Internal,
+        ] {
+            let code = Exit::Failed(kind).code();
+            assert!(TABLE.iter().any(|(known, _)| *known == code), "{kind} ends in {code}");
+            assert!(code > 1, "{kind} must differ from success and from found problems");
+        }
+    }
+}

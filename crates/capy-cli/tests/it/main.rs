@@ -1,0 +1,6 @@
+//! The command as its users run it: one process per step, judged by exit code and output.
+
+mod documents;
+mod errors;
+mod harness;
+mod streams;

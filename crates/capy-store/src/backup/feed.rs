@@ -1,0 +1,258 @@
+//! The feeder: a source's archives, taken apart into entries, into the repository.
+//!
+//! Contained by: the backup. One pass, nothing held but the small files that say what the backup
+//! is, and 16 bytes per file to notice a path that comes twice.
+//! Invariants: an entry is ended only when all its bytes have come; a source that ends early is an
+//! error of the tar it broke off in, with entry and offset.
+
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use capy_format::{ArchiveHeader, ArchiveKind, Meta};
+use capy_postgres::ArchiveKind as SourceKind;
+use capy_postgres::relation::{ChunkingHint, PathClass, classify};
+use capy_postgres::tar::{EntryKind, TarEntry, TarEvent, TarParser, clean_path};
+use capy_postgres::{Source, SourceEvent};
+use capy_repo::{Ingest, Strategy};
+use capy_types::{Ctx, ErrorKind};
+
+use super::pages::{PageChecker, PageTag};
+use super::required::{Kept, Which};
+use crate::{Error, Result};
+
+/// Mode given to what has none of its own: streams and manifests that came without a tar header.
+const PLAIN_MODE: u32 = 0o600;
+
+/// What a whole source held.
+pub(super) struct Fed {
+    /// Bytes read, with all framing.
+    pub(super) read_bytes: u64,
+    /// It is a base backup, not a stream.
+    pub(super) is_base: bool,
+    pub(super) kept: Kept,
+    /// Oid and location (empty when unknown) of the tablespaces inside.
+    pub(super) tablespaces: BTreeMap<u32, String>,
+}
+
+/// Feeds one source into one ingest.
+pub(super) struct Feeder<'a> {
+    ctx: &'a Ctx,
+    ingest: &'a mut Ingest,
+    pages: Option<Arc<PageChecker>>,
+    seen: HashSet<(u64, u64)>,
+    /// Files begun so far: the number of the next one.
+    files: u64,
+    archive: Option<Archive>,
+    fed: Fed,
+}
+
+/// The archive being read.
+struct Archive {
+    kind: SourceKind,
+    /// Takes tars apart; plain bytes have none.
+    parser: Option<TarParser>,
+    /// The file whose bytes are coming, when it is one to keep.
+    keeping: Option<(Which, Vec<u8>)>,
+    in_file: bool,
+}
+
+impl<'a> Feeder<'a> {
+    pub(super) fn new(ctx: &'a Ctx, ingest: &'a mut Ingest, pages: Option<Arc<PageChecker>>) -> Self {
+        let fed = Fed { read_bytes: 0, is_base: false, kept: Kept::default(), tablespaces: BTreeMap::new() };
+        Self { ctx, ingest, pages, seen: HashSet::new(), files: 0, archive: None, fed }
+    }
+
+    /// Feeds everything.
+    pub(super) async fn run(mut self, source: &mut Source) -> Result<Fed> {
+        if let (Some(pages), Some(start)) = (&self.pages, source.facts().start_lsn) {
+            pages.start_lsn_is(start);
+        }
+        while let Some(event) = source.next().await? {
+            match event {
+                SourceEvent::Archive(start) => self.begin_archive(start.kind).await?,
+                SourceEvent::Data(bytes) => {
+                    self.fed.read_bytes += bytes.len() as u64;
+                    self.ctx.progress.advance(bytes.len() as u64);
+                    self.data(&bytes).await?;
+                }
+                SourceEvent::EndArchive => self.end_archive().await?,
+                SourceEvent::Progress(_) => {}
+            }
+        }
+        if self.archive.is_some() {
+            return Err(Error::new(ErrorKind::Internal, "the source ended inside an archive"));
+        }
+        if self.fed.is_base {
+            self.fed.kept.require_all()?;
+        }
+        Ok(self.fed)
+    }
+
+    async fn begin_archive(&mut self, kind: SourceKind) -> Result<()> {
+        self.fed.is_base |= !matches!(kind, SourceKind::Stream { .. });
+        self.ingest.begin_archive(ArchiveHeader { kind: stored_kind(&kind) })?;
+        if let SourceKind::Tablespace { oid, location } = &kind {
+            self.fed.tablespaces.insert(*oid, location.clone());
+        }
+        let plain_name = match &kind {
+            SourceKind::Base | SourceKind::Tablespace { .. } => None,
+            SourceKind::BackupManifest => Some("backup_manifest".to_owned()),
+            SourceKind::Stream { name } => Some(name.clone()),
+        };
+        let parser = plain_name.is_none().then(TarParser::new);
+        self.archive = Some(Archive { kind, parser, keeping: None, in_file: false });
+        match plain_name {
+            Some(name) => self.begin_plain(name).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Begins the one file of an archive that is no tar.
+    async fn begin_plain(&mut self, name: String) -> Result<()> {
+        if !matches!(clean_path(name.as_bytes()), Ok(clean) if *clean == *name.as_bytes()) {
+            return Err(Error::invalid(format!("not a plain relative path: {name:?}")));
+        }
+        let meta = Meta { path: name.into_bytes(), mode: PLAIN_MODE, ..Meta::default() };
+        self.files += 1;
+        Ok(self.ingest.begin_file(meta, Strategy::Cdc, None).await?)
+    }
+
+    async fn data(&mut self, bytes: &[u8]) -> Result<()> {
+        let Some(archive) = &mut self.archive else {
+            return Err(Error::new(ErrorKind::Internal, "bytes came outside of an archive"));
+        };
+        let Some(mut parser) = archive.parser.take() else {
+            return Ok(self.ingest.write(bytes).await?);
+        };
+        let mut rest = bytes;
+        loop {
+            let (taken, event) = parser.feed(rest).map_err(in_tar)?;
+            rest = rest.get(taken..).unwrap_or_default();
+            match event {
+                TarEvent::Entry(entry) => self.entry(entry).await?,
+                TarEvent::Data(data) => self.file_data(data).await?,
+                TarEvent::EndEntry => self.end_entry().await?,
+                TarEvent::NeedMore => break,
+            }
+        }
+        if let Some(archive) = &mut self.archive {
+            archive.parser = Some(parser);
+        }
+        Ok(())
+    }
+
+    async fn entry(&mut self, entry: TarEntry) -> Result<()> {
+        let path =
+            clean_path(&entry.path).map_err(|error| Error::wrap(ErrorKind::Invalid, error))?.into_owned();
+        let Some(archive) = &mut self.archive else { return Ok(()) };
+        archive.keeping = None;
+        archive.in_file = entry.kind == EntryKind::File;
+        let meta = Meta {
+            path: entry.path,
+            mode: entry.mode,
+            uid: entry.uid,
+            gid: entry.gid,
+            mtime: entry.mtime,
+            owner: entry.owner,
+            group: entry.group,
+        };
+        match entry.kind {
+            EntryKind::Directory => return Ok(self.ingest.directory(meta)?),
+            EntryKind::Symlink => return Ok(self.ingest.symlink(meta, entry.link_target)?),
+            EntryKind::File => {}
+        }
+        if !self.seen.insert(fingerprint(&archive.kind, &path)) {
+            let shown = String::from_utf8_lossy(&path);
+            return Err(Error::invalid(format!("the archive holds {shown} twice")));
+        }
+        let class = classify(&archive.kind, &path);
+        archive.keeping = Which::of(&class, entry.size).map(|which| (which, Vec::new()));
+        if let PathClass::WalSegment(name) = &class {
+            self.fed.kept.wal_segments.insert(name.clone());
+        }
+        let strategy = match class.chunking() {
+            ChunkingHint::PageGrid => Strategy::Grid,
+            ChunkingHint::ContentDefined => Strategy::Cdc,
+        };
+        let tag = match (&self.pages, &class) {
+            (Some(_), PathClass::Relation(relation)) => PageTag::new(self.files, relation.segment),
+            _ => None,
+        };
+        self.files += 1;
+        Ok(self.ingest.begin_file(meta, strategy, tag.map(PageTag::as_u64)).await?)
+    }
+
+    async fn file_data(&mut self, data: &[u8]) -> Result<()> {
+        if let Some(Archive { keeping: Some((_, kept)), .. }) = &mut self.archive {
+            kept.extend_from_slice(data);
+        }
+        Ok(self.ingest.write(data).await?)
+    }
+
+    async fn end_entry(&mut self) -> Result<()> {
+        let Some(archive) = &mut self.archive else { return Ok(()) };
+        if !std::mem::take(&mut archive.in_file) {
+            return Ok(());
+        }
+        if let Some((which, content)) = archive.keeping.take() {
+            if which == Which::BackupLabel {
+                self.note_start(&content);
+            }
+            self.fed.kept.keep(which, content);
+        }
+        Ok(self.ingest.end_file().await?)
+    }
+
+    /// Pages newer than the start may be torn: the sooner it is known, the less is remembered.
+    fn note_start(&self, backup_label: &[u8]) {
+        let label = capy_postgres::label::BackupLabel::parse(backup_label);
+        if let (Some(pages), Ok(label)) = (&self.pages, label) {
+            pages.start_lsn_is(label.start_lsn);
+        }
+    }
+
+    async fn end_archive(&mut self) -> Result<()> {
+        let Some(archive) = self.archive.take() else { return Ok(()) };
+        let trailing_zeros = match archive.parser {
+            Some(parser) => parser.finish().map_err(in_tar)?.trailing_zero_bytes,
+            None => {
+                self.ingest.end_file().await?;
+                0
+            }
+        };
+        let trailing_zeros = u32::try_from(trailing_zeros)
+            .map_err(|_| Error::new(ErrorKind::Internal, "the parser bounds trailing zeros"))?;
+        Ok(self.ingest.end_archive(trailing_zeros)?)
+    }
+}
+
+fn in_tar(error: capy_postgres::tar::TarError) -> Error {
+    Error::wrap(error.kind(), error)
+}
+
+/// The archive's kind as it is stored.
+fn stored_kind(kind: &SourceKind) -> ArchiveKind {
+    match kind {
+        SourceKind::Base => ArchiveKind::Base,
+        SourceKind::Tablespace { oid, location } => {
+            ArchiveKind::Tablespace { oid: *oid, location: location.clone() }
+        }
+        SourceKind::BackupManifest => ArchiveKind::BackupManifest,
+        SourceKind::Stream { .. } => ArchiveKind::Stream,
+    }
+}
+
+/// 128 bits of an archive and path: two of a million paths agree with a chance of 2^-88.
+fn fingerprint(kind: &SourceKind, path: &[u8]) -> (u64, u64) {
+    let half = |salt: u8| {
+        let mut hasher = DefaultHasher::new();
+        salt.hash(&mut hasher);
+        if let SourceKind::Tablespace { oid, .. } = kind {
+            oid.hash(&mut hasher);
+        }
+        path.hash(&mut hasher);
+        hasher.finish()
+    };
+    (half(0), half(1))
+}

@@ -1,0 +1,240 @@
+//! Backup: a source's archives into the repository, checked on the way, visible at one stroke.
+//!
+//! The parts: [`feed`] takes the source's bytes apart and hands entries to the repository; page
+//! checksums are looked at on the workers ([`pages`]); when all is stored, `backup_manifest` is
+//! compared with what was stored; [`facts`] puts together what is known of the cluster; then the
+//! record is committed.
+//!
+//! Invariants: a source that fails, or does not hold what a base backup must hold, commits
+//! nothing; a backup whose checksums do not agree is committed as damaged, and the report says so.
+
+mod facts;
+mod feed;
+mod pages;
+mod postgres;
+mod required;
+mod source;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use capy_format::BackupRecord;
+use capy_postgres::Source;
+use capy_repo::{Flushed, Ingest, IngestOptions, ReadOptions};
+use capy_types::limits::LABEL_MAX_BYTES;
+use capy_types::{BackupId, BackupKey, ClusterName, Ctx, Phase, Problem, Timestamp};
+use tracing::instrument;
+
+pub use postgres::{Checkpoint, PostgresSource};
+pub use source::BackupSource;
+
+use crate::report::{Findings, Stage};
+use crate::repository::cancellable;
+use crate::{BackupReport, Error, Repository, Result, convert, manifest};
+use feed::{Fed, Feeder};
+use pages::PageChecker;
+
+/// How a backup is taken.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct BackupOptions {
+    /// The cluster it belongs to.
+    pub cluster: ClusterName,
+    /// Its id inside the cluster; made from time and chance when `None`.
+    pub id: Option<BackupId>,
+    /// A name for people, at most 512 bytes.
+    pub label: Option<String>,
+    /// The database it is of, as a remark.
+    pub database: Option<String>,
+    /// Check the checksums of pages, where the cluster has them.
+    pub check_pages: bool,
+    /// Worker threads; one per processor, at most 16, when `None`.
+    pub jobs: Option<usize>,
+}
+
+impl BackupOptions {
+    /// The defaults, for one cluster.
+    #[must_use]
+    pub const fn new(cluster: ClusterName) -> Self {
+        Self { cluster, id: None, label: None, database: None, check_pages: true, jobs: None }
+    }
+}
+
+impl Repository {
+    /// Takes a backup.
+    ///
+    /// A report that is not [complete](BackupReport::is_complete) is of a backup that was stored
+    /// as received, but whose page checksums or `backup_manifest` did not agree: it is kept, marked
+    /// as damaged, and the report lists what is wrong.
+    ///
+    /// # Errors
+    /// `Invalid` when the input is no base backup or lacks a file it must have; `Corrupt` when a tar
+    /// is truncated or broken (the message names entry and offset); `Conflict` when the key is
+    /// taken; `Denied`, `Unavailable` from server, disk or store. After an error nothing is
+    /// visible.
+    ///
+    /// # Cancellation
+    /// Dropping or cancelling commits nothing. What was uploaded and indexed by then is reused by
+    /// the next backup; the rest is for the collector.
+    ///
+    /// # Example
+    /// ```
+    /// # use capy_store::*;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<()> {
+    /// # let ctx = Ctx::default();
+    /// # let repository = Repository::init(&ctx, &Location::new("memory://"), &[Key::passphrase("x")], InitOptions::default()).await?;
+    /// let source = BackupSource::stream("dump.sql", &b"select 1;"[..]);
+    /// let mut options = BackupOptions::new("main".parse().unwrap());
+    /// options.label = Some("before the migration".to_owned());
+    /// let report = repository.backup(&ctx, source, options).await?;
+    /// println!("{}: {} new bytes", report.backup.backup_key, report.stats.new_bytes);
+    /// # Ok(()) }
+    /// ```
+    #[instrument(skip_all, fields(cluster = %options.cluster))]
+    pub async fn backup(
+        &self,
+        ctx: &Ctx,
+        source: BackupSource,
+        options: BackupOptions,
+    ) -> Result<BackupReport> {
+        check(&options)?;
+        ctx.progress.phase(Phase::Prepare, None);
+        let begun = Instant::now();
+        let created_at = self.clock().now();
+        let id = options.id.clone().unwrap_or_else(|| BackupId::generate(created_at, self.entropy()));
+        let key = BackupKey { cluster: options.cluster.clone(), id };
+        let source = cancellable(ctx, source.open(ctx)).await?;
+        let pages = Arc::new(PageChecker::default());
+        let mut ingest_options = IngestOptions::new(key.clone());
+        ingest_options.jobs = options.jobs.unwrap_or(ingest_options.jobs);
+        if options.check_pages {
+            ingest_options.inspector = Some(Arc::clone(&pages) as Arc<_>);
+        }
+        let mut ingest = cancellable(ctx, async { Ok(self.repo.begin(ctx, ingest_options).await?) }).await?;
+        let taking = Taking { repository: self, ctx, options: &options, key, created_at, begun, pages };
+        match cancellable(ctx, taking.store(source, &mut ingest)).await {
+            Ok(stored) => taking.commit(ingest, stored).await,
+            Err(error) => {
+                // The first error is the one to report; a session that could not be removed is
+                // fenced off by the collector.
+                if let Err(left) = ingest.abandon().await {
+                    tracing::warn!(error = %left, "the session of the failed backup stays registered");
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+fn check(options: &BackupOptions) -> Result<()> {
+    for (what, text) in [("label", &options.label), ("database name", &options.database)] {
+        let length = text.as_ref().map_or(0, String::len);
+        if length > LABEL_MAX_BYTES {
+            return Err(Error::invalid(format!(
+                "the {what} has {length} bytes, at most {LABEL_MAX_BYTES} are allowed"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// A backup being taken.
+struct Taking<'a> {
+    repository: &'a Repository,
+    ctx: &'a Ctx,
+    options: &'a BackupOptions,
+    key: BackupKey,
+    created_at: Timestamp,
+    begun: Instant,
+    pages: Arc<PageChecker>,
+}
+
+/// Everything stored and checked, not yet visible.
+struct Stored {
+    fed: Fed,
+    flushed: Flushed,
+    findings: Findings,
+    facts: Option<capy_format::PostgresFacts>,
+    notices: Vec<String>,
+    stages: Vec<Stage>,
+}
+
+impl Taking<'_> {
+    async fn store(&self, mut source: Source, ingest: &mut Ingest) -> Result<Stored> {
+        let since = Instant::now();
+        self.ctx.progress.phase(Phase::Backup, source.total_bytes());
+        let checker = self.options.check_pages.then(|| Arc::clone(&self.pages));
+        let fed = Feeder::new(self.ctx, ingest, checker).run(&mut source).await?;
+        let mut stages = vec![stage("reading and storing", since)];
+
+        let since = Instant::now();
+        self.ctx.progress.phase(Phase::Commit, None);
+        let flushed = ingest.flush().await?;
+        stages.push(stage("flushing", since));
+        stages.extend(flushed.stages.iter().map(|(name, elapsed)| Stage { name, elapsed: *elapsed }));
+
+        let since = Instant::now();
+        let mut findings = Findings::default();
+        let (mut facts, mut notices) = (None, Vec::new());
+        if fed.is_base {
+            let reader = ingest.reader(ReadOptions::default())?;
+            let compared = manifest::compare(self.ctx, &reader, &flushed.manifest).await?;
+            let known = facts::gather(&fed, &source.facts(), &compared)?;
+            let (bad, total) = self.pages.judge(&known);
+            pages::report(&reader, &flushed.manifest, &bad, total, &mut findings).await?;
+            notices = facts::notices(&known, &fed, &compared);
+            findings.extend(compared.problems);
+            facts = Some(known);
+            stages.push(stage("comparing backup_manifest", since));
+        }
+        for problem in &findings.first {
+            let subject = self.key.to_string();
+            self.ctx.progress.problem(Problem { subject, message: problem.clone() });
+        }
+        Ok(Stored { fed, flushed, findings, facts, notices, stages })
+    }
+
+    async fn commit(&self, ingest: Ingest, stored: Stored) -> Result<BackupReport> {
+        let since = Instant::now();
+        let Stored { fed, flushed, findings, facts, notices, mut stages } = stored;
+        let state = if findings.is_empty() {
+            capy_format::BackupState::Complete
+        } else {
+            capy_format::BackupState::Damaged
+        };
+        let record = BackupRecord {
+            key: self.key.clone(),
+            label: self.options.label.clone(),
+            created_at: self.created_at,
+            finished_at: self.repository.clock().now(),
+            kind: if fed.is_base { capy_format::BackupKind::Base } else { capy_format::BackupKind::Stream },
+            database: self.options.database.clone(),
+            manifest: flushed.manifest,
+            stats: flushed.stats,
+            postgres: facts,
+            problems: findings.first.clone(),
+            problems_total: findings.total,
+            tool_version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let stats = convert::stats(&record.stats);
+        let wal_needed = record.postgres.as_ref().and_then(convert::wal_needed);
+        let entry = ingest.commit(record, state).await?;
+        stages.push(stage("committing", since));
+        stages.retain(|stage| stage.elapsed > Duration::ZERO);
+        Ok(BackupReport {
+            backup: convert::info(&entry),
+            stats,
+            read_bytes: fed.read_bytes,
+            elapsed: self.begun.elapsed(),
+            stages,
+            problems: findings.first,
+            problems_total: findings.total,
+            notices,
+            wal_needed,
+        })
+    }
+}
+
+fn stage(name: &'static str, since: Instant) -> Stage {
+    Stage { name, elapsed: since.elapsed() }
+}

@@ -1,0 +1,339 @@
+//! A whole backup into an empty directory.
+//!
+//! Contained by: the restore. One pass over the manifest makes directories and asks for files;
+//! what must come late (links, modes of directories, `pg_control`) is remembered and done at the
+//! end. Memory: the bulk read's window, and one path for every link and every directory whose
+//! mode is not the usual 0700.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use capy_format::{ArchiveKind, Entry, FileEntry, Meta};
+use capy_repo::{BulkRead, ReadOptions, Reader};
+use capy_types::{ErrorKind, Phase};
+
+use super::files::{RestoredFiles, set_mode_and_owner, set_owner};
+use super::path::SafePath;
+use super::target::{TablespaceTarget, check_all, place_tablespaces};
+use super::{RestoreOptions, Restoring, durable, owner, relocate};
+use crate::{Error, Result};
+
+/// The file without which PostgreSQL does not start.
+const CONTROL_FILE: &str = "global/pg_control";
+/// Mode of the data directory and of everything made on the way: PostgreSQL insists.
+const DIRECTORY_MODE: u32 = 0o700;
+/// Most links of one backup: PostgreSQL has one per tablespace. Bounds what is remembered.
+const LINKS_MAX: usize = 100_000;
+/// Defects told in the error of a failed restore.
+const DEFECTS_TOLD: usize = 5;
+
+/// A file to be written when everything else is on disk.
+struct Last {
+    path: PathBuf,
+    entry: FileEntry,
+}
+
+/// What one pass over the manifest leaves to be done.
+#[derive(Default)]
+struct Later {
+    directories: Vec<(PathBuf, u32)>,
+    links: Vec<(PathBuf, PathBuf)>,
+    control: Option<Last>,
+}
+
+/// Where things go.
+struct Places<'a> {
+    target: &'a Path,
+    tablespaces: &'a [TablespaceTarget],
+    owner: Option<(u32, u32)>,
+    /// Directories known to exist, so that each is made once. Bounded: see `DIRECTORIES_KNOWN_MAX`.
+    known: HashSet<PathBuf>,
+}
+
+/// Directories remembered as existing: a cluster has a few hundred; beyond this, forgotten anew.
+const DIRECTORIES_KNOWN_MAX: usize = 10_000;
+
+pub(super) async fn restore(restoring: &mut Restoring<'_>, options: &RestoreOptions) -> Result<()> {
+    let target = std::path::absolute(&options.target)
+        .map_err(|error| Error::io(format!("find {}", options.target.display()), error))?;
+    let facts = restoring.record.postgres.as_ref();
+    let known = facts.map(|facts| facts.tablespaces.as_slice()).unwrap_or_default();
+    let tablespaces = place_tablespaces(
+        &target,
+        known.iter().map(|t| (t.oid, t.location.as_str())),
+        &options.tablespace_mapping,
+    )?;
+    check_all(&target, &tablespaces)?;
+    let is_root = rustix::process::geteuid().is_root();
+    let owner = owner::choose(options.owner, &target, is_root);
+    let mut places = Places { target: &target, tablespaces: &tablespaces, owner, known: HashSet::new() };
+    places.make_roots()?;
+
+    let since = Instant::now();
+    restoring.ctx.progress.phase(Phase::Restore, Some(restoring.record.stats.size_bytes));
+    let reader = restoring.repository.repo.reader(restoring.ctx, ReadOptions::default()).await?;
+    let later = write_files(restoring, &reader, &mut places).await?;
+    restoring.stage("writing", since);
+
+    let since = Instant::now();
+    restoring.ctx.progress.phase(Phase::Sync, None);
+    let control = match &later.control {
+        Some(last) => Some(read_whole(&reader, &last.entry).await?),
+        None => None,
+    };
+    relocate::rewrite_tablespace_map(&target, &tablespaces)?;
+    let owner = places.owner;
+    // Flushing may take minutes: not on an async thread.
+    let (flushed, roots) = (later, places.roots());
+    let finishing = tokio::task::spawn_blocking(move || finish(&flushed, &roots, control, owner));
+    restoring.report.directories +=
+        finishing.await.map_err(|_| internal("the flushing thread panicked"))??;
+    restoring.stage("flushing", since);
+    if is_root && owner.is_none_or(|(uid, _)| uid == 0) && restoring.record.postgres.is_some() {
+        restoring.report.notices.push(
+            "the files belong to root, as whom PostgreSQL does not start: give them to its user with chown -R"
+                .to_owned(),
+        );
+    }
+    restoring.report.target = Some(target);
+    Ok(())
+}
+
+fn internal(what: &str) -> Error {
+    Error::new(ErrorKind::Internal, what)
+}
+
+impl Places<'_> {
+    /// Makes the target and the tablespaces' directories.
+    fn make_roots(&mut self) -> Result<()> {
+        for root in self.roots() {
+            std::fs::create_dir_all(&root)
+                .and_then(|()| set_mode_and_owner(&root, DIRECTORY_MODE, self.owner))
+                .map_err(|error| Error::io(format!("make {}", root.display()), error))?;
+            self.known.insert(root);
+        }
+        Ok(())
+    }
+
+    /// The target and the tablespaces outside of it.
+    fn roots(&self) -> Vec<PathBuf> {
+        let linked = self.tablespaces.iter().filter(|t| t.linked).map(|t| t.directory.clone());
+        std::iter::once(self.target.to_owned()).chain(linked).collect()
+    }
+
+    /// The directory an archive's paths are relative to.
+    fn base_of(&self, kind: &ArchiveKind) -> Result<PathBuf> {
+        match kind {
+            ArchiveKind::Tablespace { oid, .. } => {
+                let found = self.tablespaces.iter().find(|t| t.oid == *oid);
+                let directory = found.map(|t| t.directory.clone()).ok_or_else(|| {
+                    Error::new(
+                        ErrorKind::Corrupt,
+                        format!("the backup's record does not know tablespace {oid}"),
+                    )
+                })?;
+                Ok(directory)
+            }
+            _ => Ok(self.target.to_owned()),
+        }
+    }
+
+    /// Makes `directory` and what is missing above it, up to a root.
+    fn make(&mut self, directory: &Path) -> Result<()> {
+        if self.known.contains(directory) {
+            return Ok(());
+        }
+        let mut missing = Vec::new();
+        for ancestor in directory.ancestors().take_while(|ancestor| !self.known.contains(*ancestor)) {
+            match ancestor.symlink_metadata() {
+                Ok(metadata) if metadata.is_dir() => break,
+                Ok(_) => return Err(not_a_directory(ancestor)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => missing.push(ancestor.to_owned()),
+                Err(error) => return Err(Error::io(format!("look at {}", ancestor.display()), error)),
+            }
+        }
+        for path in missing.iter().rev() {
+            make_directory(path, self.owner)?;
+        }
+        if self.known.len() >= DIRECTORIES_KNOWN_MAX {
+            self.known = self.roots().into_iter().collect();
+        }
+        self.known.insert(directory.to_owned());
+        Ok(())
+    }
+}
+
+fn not_a_directory(path: &Path) -> Error {
+    let what = format!("the backup names {} as a directory and as something else", path.display());
+    Error::new(ErrorKind::Corrupt, what)
+}
+
+fn make_directory(path: &Path, owner: Option<(u32, u32)>) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .mode(DIRECTORY_MODE)
+        .create(path)
+        .and_then(|()| set_owner(path, owner))
+        .map_err(|error| Error::io(format!("make {}", path.display()), error))
+}
+
+/// One pass over the manifest.
+async fn write_files(
+    restoring: &mut Restoring<'_>,
+    reader: &Reader,
+    places: &mut Places<'_>,
+) -> Result<Later> {
+    let sink = Arc::new(RestoredFiles::new(places.owner));
+    let mut bulk = reader.bulk(restoring.ctx, Arc::clone(&sink) as Arc<_>);
+    let mut manifest = reader.manifest(&restoring.record.manifest);
+    let mut later = tablespace_links(places)?;
+    let mut base = places.target.to_owned();
+    let mut in_base_archive = false;
+    let mut number = 0;
+    while let Some(entry) = manifest.next().await? {
+        match entry {
+            Entry::Archive(header) => {
+                base = places.base_of(&header.kind)?;
+                in_base_archive = matches!(header.kind, ArchiveKind::Base);
+            }
+            Entry::EndArchive { .. } => {}
+            Entry::Directory(meta) => directory(places, &base, &meta, &mut later)?,
+            Entry::Symlink { meta, target } => link(places, &base, &meta, &target, &mut later)?,
+            Entry::File(file) => {
+                let path = SafePath::parse(&file.meta.path)?;
+                let full = path.under(&base);
+                places.make(full.parent().unwrap_or(&base))?;
+                if in_base_archive && path.as_path() == Path::new(CONTROL_FILE) {
+                    later.control = Some(Last { path: full, entry: file });
+                    continue;
+                }
+                ask(&mut bulk, &sink, number, full, &file).await?;
+                number += 1;
+            }
+        }
+    }
+    let done = bulk.finish().await?;
+    restoring.report.files += done.files;
+    restoring.report.restored_bytes += done.bytes;
+    restoring.report.directories += places.roots().len() as u64;
+    refuse_defects(&sink)?;
+    if let Some(control) = &later.control {
+        restoring.report.files += 1;
+        restoring.report.restored_bytes += control.entry.content.length;
+    }
+    Ok(later)
+}
+
+async fn ask(
+    bulk: &mut BulkRead,
+    sink: &RestoredFiles,
+    number: u64,
+    path: PathBuf,
+    file: &FileEntry,
+) -> Result<()> {
+    sink.announce(number, path, file.meta.mode, file.content.length);
+    Ok(bulk.file(number, &file.content).await?)
+}
+
+fn directory(places: &mut Places<'_>, base: &Path, meta: &Meta, later: &mut Later) -> Result<()> {
+    // Foreign tars begin with an entry for the directory itself.
+    if meta.path.iter().all(|b| matches!(b, b'.' | b'/')) && !meta.path.windows(2).any(|w| w == b"..") {
+        return Ok(());
+    }
+    let path = SafePath::parse(&meta.path)?.under(base);
+    // The place of a tablespace's link: servers before the link existed as a directory here.
+    places.make(&path)?;
+    if meta.mode & 0o7777 != DIRECTORY_MODE {
+        later.directories.push((path, meta.mode));
+    }
+    Ok(())
+}
+
+fn link(places: &mut Places<'_>, base: &Path, meta: &Meta, target: &[u8], later: &mut Later) -> Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = SafePath::parse(&meta.path)?;
+    let full = path.under(base);
+    // Links of tablespaces are made from the record, where the mapping is known.
+    let is_tablespace =
+        places.tablespaces.iter().any(|t| t.linked && full == tablespace_link(places.target, t.oid));
+    if is_tablespace {
+        return Ok(());
+    }
+    if later.links.len() >= LINKS_MAX {
+        return Err(Error::new(ErrorKind::Corrupt, format!("the backup has more than {LINKS_MAX} links")));
+    }
+    places.make(full.parent().unwrap_or(base))?;
+    later.links.push((full, PathBuf::from(std::ffi::OsStr::from_bytes(target))));
+    Ok(())
+}
+
+/// The links in `pg_tblspc`, made with all others at the end.
+fn tablespace_links(places: &mut Places<'_>) -> Result<Later> {
+    let linked = || places.tablespaces.iter().filter(|tablespace| tablespace.linked);
+    let links = linked().map(|t| (tablespace_link(places.target, t.oid), t.directory.clone())).collect();
+    if linked().next().is_some() {
+        places.make(&places.target.join("pg_tblspc"))?;
+    }
+    Ok(Later { links, ..Later::default() })
+}
+
+fn tablespace_link(target: &Path, oid: u32) -> PathBuf {
+    target.join("pg_tblspc").join(oid.to_string())
+}
+
+/// Everything after the last chunk: links, modes, flush, `pg_control`. Returns the links made.
+fn finish(
+    later: &Later,
+    roots: &[PathBuf],
+    control: Option<Vec<u8>>,
+    owner: Option<(u32, u32)>,
+) -> Result<u64> {
+    for (path, target) in &later.links {
+        std::os::unix::fs::symlink(target, path)
+            .and_then(|()| set_owner(path, owner))
+            .map_err(|error| Error::io(format!("link {}", path.display()), error))?;
+    }
+    // Deepest first: a mode without write permission must not stand in the way.
+    for (path, mode) in later.directories.iter().rev() {
+        set_mode_and_owner(path, *mode, owner)
+            .map_err(|error| Error::io(format!("set the mode of {}", path.display()), error))?;
+    }
+    let flush = || durable::sync_file_systems(roots.iter().map(PathBuf::as_path));
+    flush().map_err(|error| Error::io("flush the restored files", error))?;
+    if let (Some(last), Some(data)) = (&later.control, control) {
+        durable::write_last(&last.path, &data, last.entry.meta.mode, owner)
+            .map_err(|error| Error::io(format!("write {}", last.path.display()), error))?;
+    }
+    Ok(later.links.len() as u64)
+}
+
+/// A small file's content in memory.
+async fn read_whole(reader: &Reader, file: &FileEntry) -> Result<Vec<u8>> {
+    /// The control file is 8 KiB; this much would not be one.
+    const CONTROL_MAX_BYTES: u64 = 1 << 20;
+    if file.content.length > CONTROL_MAX_BYTES {
+        let what = format!("{CONTROL_FILE} has {} bytes in the backup", file.content.length);
+        return Err(Error::new(ErrorKind::Corrupt, what));
+    }
+    let mut content = reader.content(&file.content);
+    let mut whole = Vec::new();
+    while let Some(bytes) = content.next().await? {
+        whole.extend_from_slice(&bytes);
+    }
+    Ok(whole)
+}
+
+fn refuse_defects(sink: &RestoredFiles) -> Result<()> {
+    let defects = sink.take_defects();
+    if defects.is_empty() {
+        return Ok(());
+    }
+    let told = defects.first.iter().take(DEFECTS_TOLD).cloned().collect::<Vec<_>>().join("; ");
+    let more = if defects.total as usize > DEFECTS_TOLD { "; and more" } else { "" };
+    let what = format!("{} parts of the backup cannot be read: {told}{more}", defects.total);
+    Err(Error::new(ErrorKind::Corrupt, what)
+        .with_hint("`verify --level full` lists everything that is damaged; other backups may be whole"))
+}
