@@ -4,6 +4,8 @@ use std::io;
 
 use capy_types::ErrorKind;
 
+use crate::backup_manifest::ManifestError;
+use crate::control::ControlError;
 use crate::label::LabelError;
 use crate::tar::{TarError, TarWriteError};
 
@@ -53,6 +55,12 @@ pub enum PostgresError {
         /// What is wrong, and where.
         source: LabelError,
     },
+    /// A backup manifest does not parse, or its own checksum is wrong.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// A control file is not read.
+    #[error(transparent)]
+    Control(#[from] ControlError),
     /// The entries of a `pg_wal.tar` do not fit into the base archive.
     #[error("{what}: {source}")]
     WalTar {
@@ -91,6 +99,8 @@ impl PostgresError {
             },
             Self::Tar { source, .. } => source.kind(),
             Self::Label { source, .. } => source.kind(),
+            Self::Manifest(source) => source.kind(),
+            Self::Control(source) => source.kind(),
             Self::WalTar { .. } => ErrorKind::Invalid,
             Self::Empty { .. } | Self::Compressed { .. } | Self::NotATarDirectory { .. } => {
                 ErrorKind::Invalid

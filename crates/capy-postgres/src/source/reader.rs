@@ -200,6 +200,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_pipe_written_in_small_pieces_arrives_in_full_buffers() {
+        let (pipe, mut writer) = io::pipe().unwrap();
+        let pieces = 2 * BUFFER_BYTES / 4096 + 1;
+        let producer =
+            std::thread::spawn(move || (0..pieces).try_for_each(|i| writer.write_all(&[i as u8; 4096])));
+        let mut reader =
+            Reader::start(Input::File(File::from(OwnedFd::from(pipe))), BufferPool::default()).unwrap();
+        let mut lengths = Vec::new();
+        while let Some(bytes) = reader.next().await.unwrap() {
+            assert!(bytes.chunks(4096).all(|piece| piece.iter().all(|&b| b == piece[0])));
+            lengths.push(bytes.len());
+        }
+        assert_eq!(lengths, [BUFFER_BYTES, BUFFER_BYTES, 4096]);
+        producer.join().unwrap().unwrap();
+    }
+
+    #[tokio::test]
     async fn an_error_comes_after_the_bytes_before_it() {
         struct Failing(u8);
         impl Read for Failing {
