@@ -77,9 +77,111 @@ pub enum PostgresError {
         /// What is missing or in the way.
         problem: String,
     },
+    /// A connection string that makes no sense.
+    #[error("connection settings: {problem}")]
+    Conninfo {
+        /// One fact; never a password.
+        problem: String,
+    },
+    /// No connection could be made.
+    #[error("cannot connect to {host}: {source}")]
+    Connect {
+        /// The host and port, or the socket.
+        host: String,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The connection broke.
+    #[error("lost the connection to {host}: {source}")]
+    ConnectionLost {
+        /// The host and port, or the socket.
+        host: String,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// TLS did not come about.
+    #[error("TLS: {problem}")]
+    Tls {
+        /// One fact.
+        problem: String,
+    },
+    /// The server refused or failed.
+    #[error("the server says: {0}")]
+    Server(Box<ServerError>),
+    /// Plain SQL failed.
+    #[error("{host}: {source}")]
+    Sql {
+        /// The host and port, or the socket.
+        host: String,
+        /// What happened.
+        source: tokio_postgres::Error,
+    },
+    /// The server does not speak as it should.
+    #[error("protocol: {what}")]
+    Protocol {
+        /// One fact.
+        what: String,
+    },
+    /// A server of a kind that is not supported.
+    #[error("{what} is not supported: {advice}")]
+    Unsupported {
+        /// What was found.
+        what: String,
+        /// What would do.
+        advice: &'static str,
+    },
+}
+
+/// What a server says when it refuses or fails.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerError {
+    /// Its SQLSTATE.
+    pub code: String,
+    /// Its message.
+    pub message: String,
+    /// More about it.
+    pub detail: Option<String>,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+impl ServerError {
+    /// Reads the fields of an error or notice: a type byte and a text, each ended by zero.
+    pub(crate) fn parse(body: &[u8]) -> Self {
+        let mut error = Self { code: String::new(), message: String::new(), detail: None, hint: None };
+        for field in body.split(|byte| *byte == 0) {
+            let Some((kind, text)) = field.split_first() else { continue };
+            let text = String::from_utf8_lossy(text).into_owned();
+            match kind {
+                b'C' => error.code = text,
+                b'M' => error.message = text,
+                b'D' => error.detail = Some(text),
+                b'H' => error.hint = Some(text),
+                _ => {}
+            }
+        }
+        error
+    }
+
+    /// An error in the server's terms that we noticed ourselves.
+    pub(crate) fn local(code: &str, message: &str, hint: &str) -> Self {
+        Self { code: code.to_owned(), message: message.to_owned(), detail: None, hint: Some(hint.to_owned()) }
+    }
+}
+
+impl std::fmt::Display for ServerError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} (SQLSTATE {})", self.message, self.code)?;
+        self.detail.iter().try_for_each(|detail| write!(f, ": {detail}"))?;
+        self.hint.iter().try_for_each(|hint| write!(f, ": {hint}"))
+    }
 }
 
 impl PostgresError {
+    pub(crate) fn protocol(what: String) -> Self {
+        Self::Protocol { what }
+    }
+
     pub(crate) fn read(what: &str, source: io::Error) -> Self {
         Self::Read { what: what.to_owned(), source }
     }
@@ -101,10 +203,27 @@ impl PostgresError {
             Self::Label { source, .. } => source.kind(),
             Self::Manifest(source) => source.kind(),
             Self::Control(source) => source.kind(),
-            Self::WalTar { .. } => ErrorKind::Invalid,
+            Self::WalTar { .. } | Self::Conninfo { .. } | Self::Unsupported { .. } => ErrorKind::Invalid,
+            Self::Connect { .. } | Self::ConnectionLost { .. } => ErrorKind::Unavailable,
+            Self::Tls { .. } => ErrorKind::Denied,
+            Self::Protocol { .. } => ErrorKind::Corrupt,
+            Self::Sql { source, .. } => source.code().map_or(ErrorKind::Unavailable, |code| kind_of(code.code())),
+            Self::Server(error) => kind_of(&error.code),
             Self::Empty { .. } | Self::Compressed { .. } | Self::NotATarDirectory { .. } => {
                 ErrorKind::Invalid
             }
         }
+    }
+}
+
+/// Which next step an SQLSTATE asks for.
+fn kind_of(code: &str) -> ErrorKind {
+    match code.get(..2) {
+        // Invalid authorization, insufficient privilege.
+        Some("28") => ErrorKind::Denied,
+        _ if code == "42501" => ErrorKind::Denied,
+        // Connection trouble, too many connections, shutting down, starting up.
+        Some("08" | "53" | "57" | "58") => ErrorKind::Unavailable,
+        _ => ErrorKind::Invalid,
     }
 }

@@ -9,15 +9,21 @@
 //! it refuses, and no queue or buffer is unbounded.
 
 pub mod backup_manifest;
+mod connect;
 pub mod control;
 mod error;
 pub mod label;
 pub mod page;
 pub mod relation;
+mod replication;
+mod server;
 pub mod source;
 pub mod tar;
 
-pub use error::PostgresError;
+pub use connect::{ConnectSettings, Host, SslMode};
+pub use error::{PostgresError, ServerError};
+pub use replication::{BaseBackupOptions, ReplicationConnection, SystemIdentity};
+pub use server::{Advice, Severity};
 pub use source::{
-    ArchiveKind, ArchiveStart, CollationFacts, Source, SourceEvent, SourceFacts, TablespaceFacts,
+    ArchiveKind, ArchiveStart, CollationFacts, ReplicationSource, Source, SourceEvent, SourceFacts, TablespaceFacts,
 };

@@ -17,10 +17,12 @@ use crate::PostgresError;
 mod buffer;
 mod directory;
 mod reader;
+mod replication;
 mod stream;
 mod tar;
 mod wal_tar;
 
+pub use replication::ReplicationSource;
 pub use stream::StreamSource;
 pub use tar::TarSource;
 
@@ -127,6 +129,8 @@ pub struct SourceFacts {
 #[non_exhaustive]
 #[allow(clippy::large_enum_variant, reason = "there is one value per backup")]
 pub enum Source {
+    /// A running server.
+    Replication(Box<ReplicationSource>),
     /// Tar files, a directory of them, or tar on standard input.
     Tar(TarSource),
     /// Any other bytes.
@@ -141,6 +145,7 @@ impl Source {
     /// Safe: a dropped call loses no event.
     pub async fn next(&mut self) -> Result<Option<SourceEvent>, PostgresError> {
         match self {
+            Self::Replication(source) => source.next().await,
             Self::Tar(source) => source.next().await,
             Self::Stream(source) => source.next().await,
         }
@@ -150,6 +155,7 @@ impl Source {
     #[must_use]
     pub fn total_bytes(&self) -> Option<u64> {
         match self {
+            Self::Replication(source) => source.total_bytes(),
             Self::Tar(source) => source.total_bytes(),
             Self::Stream(source) => source.total_bytes(),
         }
@@ -159,6 +165,7 @@ impl Source {
     #[must_use]
     pub fn facts(&self) -> SourceFacts {
         match self {
+            Self::Replication(source) => source.facts(),
             Self::Tar(source) => source.facts(),
             Self::Stream(_) => SourceFacts::default(),
         }

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use capy_format::BackupRecord;
 use capy_postgres::Source;
-use capy_repo::{Flushed, Ingest, IngestOptions, ReadOptions};
+use capy_repo::{Flushed, Ingest, IngestOptions, ReadOptions, RepoError};
 use capy_types::limits::LABEL_MAX_BYTES;
 use capy_types::{BackupId, BackupKey, ClusterName, Ctx, Phase, Problem, Timestamp};
 use tracing::instrument;
@@ -103,6 +103,7 @@ impl Repository {
         let created_at = self.clock().now();
         let id = options.id.clone().unwrap_or_else(|| BackupId::generate(created_at, self.entropy()));
         let key = BackupKey { cluster: options.cluster.clone(), id };
+        cancellable(ctx, self.refuse_taken(&key)).await?;
         let source = cancellable(ctx, source.open(ctx)).await?;
         let pages = Arc::new(PageChecker::default());
         let mut ingest_options = IngestOptions::new(key.clone());
@@ -122,6 +123,17 @@ impl Repository {
                 }
                 Err(error)
             }
+        }
+    }
+}
+
+impl Repository {
+    /// Refuses a key that is taken, before a server is asked for anything. The commit asks again.
+    async fn refuse_taken(&self, key: &BackupKey) -> Result<()> {
+        let root = self.repo.root().await?;
+        match root.backups.iter().find(|entry| entry.key == *key) {
+            Some(_) => Err(RepoError::BackupExists { key: key.clone() }.into()),
+            None => Ok(()),
         }
     }
 }

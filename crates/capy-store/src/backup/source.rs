@@ -7,7 +7,8 @@ use std::fmt;
 use std::io::Read;
 use std::path::PathBuf;
 
-use capy_postgres::{Source, StreamSource, TarSource};
+use capy_postgres::Source;
+use capy_postgres::source::{StreamSource, TarSource};
 use capy_types::Ctx;
 
 use super::postgres::PostgresSource;

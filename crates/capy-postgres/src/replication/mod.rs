@@ -1,0 +1,12 @@
+//! The replication protocol: a small client of our own, because BASE_BACKUP's several results and
+//! its copy streams do not fit a query interface.
+//!
+//! Source: PostgreSQL documentation, "Streaming Replication Protocol".
+
+mod base_backup;
+mod connection;
+mod wire;
+
+pub(crate) use base_backup::{BaseBackup, BaseBackupEvent};
+pub use base_backup::BaseBackupOptions;
+pub use connection::{ReplicationConnection, SystemIdentity};
