@@ -112,6 +112,8 @@ impl Progress for Meter {
                 bar.set_length(total_bytes.unwrap_or(0));
                 bar.set_message(phase.as_str());
             }
+            // Every command prepares: on a line of its own that would be noise.
+            Form::Lines if phase == Phase::Prepare => {}
             Form::Lines => print_line(phase.as_str()),
             Form::Silent => {}
         }
