@@ -64,9 +64,10 @@ pub(crate) struct BackupArgs {
     #[arg(long, value_enum, default_value_t = CheckpointArg::Fast, requires = "pg")]
     checkpoint: CheckpointArg,
 
-    /// Include the WAL that makes the backup consistent by itself (--pg)
+    /// Leave out the WAL that makes the backup consistent by itself (--pg); recovery then needs it
+    /// from an archive
     #[arg(long, requires = "pg")]
-    wal: bool,
+    no_wal: bool,
 
     /// Do not check page checksums
     #[arg(long)]
@@ -110,7 +111,7 @@ pub(crate) async fn run(args: BackupArgs, session: &mut Session) -> anyhow::Resu
 fn source(args: &BackupArgs) -> anyhow::Result<BackupSource> {
     if let Some(conninfo) = &args.pg {
         let mut source = PostgresSource::connect_with(conninfo, environment::var)?;
-        source.include_wal = args.wal;
+        source.include_wal = !args.no_wal;
         source.checkpoint = match args.checkpoint {
             CheckpointArg::Fast => Checkpoint::Fast,
             CheckpointArg::Spread => Checkpoint::Spread,
