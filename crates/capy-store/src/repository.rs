@@ -22,7 +22,8 @@ use crate::{BackupDetails, BackupInfo, Error, Key, Location, Result, convert};
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct InitOptions {
-    /// zstd level of stored chunks, 1 to 19. Level 3 is the default.
+    /// zstd level of stored chunks, 1 to 19. The default is 1: on pages of tables and indexes it
+    /// measured both smaller and faster than 2 to 7; dumps and text may gain from 3 and more.
     pub compression_level: i32,
     /// Cut every file by content, the files of tables and indexes too.
     pub content_defined: bool,
@@ -33,7 +34,7 @@ pub struct InitOptions {
 
 impl Default for InitOptions {
     fn default() -> Self {
-        Self { compression_level: 3, content_defined: false, kdf_memory_kib: None }
+        Self { compression_level: 1, content_defined: false, kdf_memory_kib: None }
     }
 }
 
