@@ -3,4 +3,6 @@
 mod documents;
 mod errors;
 mod harness;
+mod postgres;
+mod server;
 mod streams;

@@ -20,7 +20,8 @@ pub enum Checkpoint {
 #[non_exhaustive]
 pub struct PostgresSource {
     settings: ConnectSettings,
-    /// Include the WAL that makes the backup consistent by itself.
+    /// Include the WAL that makes the backup consistent by itself: the default. Without it,
+    /// recovery needs that WAL from an archive.
     pub include_wal: bool,
     /// How the checkpoint at the start is made.
     pub checkpoint: Checkpoint,
@@ -38,7 +39,7 @@ impl PostgresSource {
     pub fn connect_with(conninfo: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
         Ok(Self {
             settings: ConnectSettings::parse(conninfo, variable)?,
-            include_wal: false,
+            include_wal: true,
             checkpoint: Checkpoint::default(),
             server_label: "capy-store".to_owned(),
         })
