@@ -3,6 +3,8 @@
 mod documents;
 mod errors;
 mod harness;
+mod interruptions;
 mod postgres;
+mod secrets;
 mod server;
 mod streams;

@@ -59,8 +59,7 @@ fn a_live_cluster_with_tablespaces_goes_round_while_it_is_written_to() {
         &["-c", "create temp table gone as select generate_series(1, 10000) g; select pg_sleep(60)"],
     );
     let conninfo = server.conninfo();
-    let arguments =
-        ["backup", "--cluster", "main", "--pg", &conninfo, "--label", "nightly", "--json"];
+    let arguments = ["backup", "--cluster", "main", "--pg", &conninfo, "--label", "nightly", "--json"];
     let first = cli.run(&arguments).ok().json();
     load.kill().and_then(|()| load.wait()).expect("stopped");
     temporary.kill().and_then(|()| temporary.wait()).expect("stopped");
@@ -151,7 +150,51 @@ fn a_directory_of_tars_with_tablespaces_restores_to_a_server() {
 }
 
 #[test]
-fn a_server_that_is_not_there_is_unavailable_and_a_wrong_role_is_denied_or_invalid() {
+fn a_relation_of_two_segments_goes_round_with_its_checksums() {
+    let server = Server::start();
+    fill(&server);
+    server.sql("create table big (g int); insert into big values (1)");
+    let file = server.sql("select pg_relation_filepath('big')");
+    // 1.1 GB without writing it: pages never used are zeros, and the next row goes into the last.
+    server.change_files(|data| {
+        let first = std::fs::OpenOptions::new().write(true).open(data.join(&file)).expect("there");
+        first.set_len(1 << 30).expect("extended");
+        let second = data.join(format!("{file}.1"));
+        std::fs::File::create_new(&second).and_then(|file| file.set_len(100 << 20)).expect("made");
+        crate::server::give_to_postgres(&second);
+    });
+    server.sql("insert into big select generate_series(2, 100)");
+    assert!(
+        server.sql("select max(ctid) from big").starts_with("(143871,"),
+        "it went into the second segment"
+    );
+
+    let cli = Cli::with_repository();
+    open_to_all(cli.dir.path());
+    let conninfo = server.conninfo();
+    let report = cli.run(&["backup", "--cluster", "main", "--pg", &conninfo, "--json"]).ok().json();
+    assert_eq!(report["backup"]["state"], "complete", "{report}");
+    let tables = rows(&server, &["documents", "big"]);
+    let target = cli.path("restored");
+    cli.run(&["restore", "main/latest", "--to", text(&target)]).ok();
+    proves_whole(&cli, &target, &tables);
+
+    // One byte of the last page: found by the page's own checksum, block numbers counted on.
+    server.change_files(|data| {
+        use std::os::unix::fs::FileExt;
+        let second =
+            std::fs::OpenOptions::new().write(true).open(data.join(format!("{file}.1"))).expect("there");
+        second.write_all_at(&[0xff], (100 << 20) - 1).expect("written");
+    });
+    let damaged = cli.run(&["backup", "--cluster", "main", "--pg", &conninfo, "--json"]).with_code(1).json();
+    assert_eq!(damaged["backup"]["state"], "damaged");
+    assert!(damaged["problems"].to_string().contains("block 143871 "), "{}", damaged["problems"]);
+    let listed = cli.run(&["list", "--json"]).ok().json();
+    assert_eq!(listed["backups"][1]["state"], "damaged");
+}
+
+#[test]
+fn a_server_that_is_not_there_is_unavailable_and_nothing_is_listed() {
     let cli = Cli::with_repository();
     let backup = ["backup", "--cluster", "main", "--pg", "host=/no/such/socket user=postgres"];
     cli.run(&backup).with_code(5);

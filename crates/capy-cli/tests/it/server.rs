@@ -48,6 +48,13 @@ impl Server {
         run("pg_ctl", &["-w", "-D", text(&self.data), "-l", text(&log), "start"]);
     }
 
+    /// Stops the server, lets `change` at its files, and starts it again.
+    pub(crate) fn change_files(&self, change: impl FnOnce(&Path)) {
+        run("pg_ctl", &["-w", "-D", text(&self.data), "-m", "fast", "stop"]);
+        change(&self.data);
+        self.launch();
+    }
+
     pub(crate) fn conninfo(&self) -> String {
         format!("host={} user=postgres", text(&self.socket))
     }
@@ -130,7 +137,7 @@ fn command(name: &str) -> Command {
     command
 }
 
-fn give_to_postgres(path: &Path) {
+pub(crate) fn give_to_postgres(path: &Path) {
     if let Some((uid, gid)) = postgres_user() {
         chown(path, Some(uid), Some(gid)).expect("root may");
     }

@@ -13,7 +13,7 @@ use capy_format::{ArchiveHeader, ArchiveKind, Meta};
 use capy_postgres::ArchiveKind as SourceKind;
 use capy_postgres::relation::{ChunkingHint, PathClass, classify};
 use capy_postgres::tar::{EntryKind, TarEntry, TarEvent, TarParser, clean_path};
-use capy_postgres::{Source, SourceEvent};
+use capy_postgres::{PostgresError, Source, SourceEvent};
 use capy_repo::{Ingest, Strategy};
 use capy_types::{Ctx, ErrorKind};
 
@@ -24,13 +24,19 @@ use crate::{Error, Result};
 /// Mode given to what has none of its own: streams and manifests that came without a tar header.
 const PLAIN_MODE: u32 = 0o600;
 
+/// SQLSTATE with which a server ends a base backup in which it met damaged pages (`basebackup.c`).
+const DATA_CORRUPTED: &str = "XX001";
+
 /// What a whole source held.
+#[derive(Debug, Default)]
 pub(super) struct Fed {
     /// Bytes read, with all framing.
     pub(super) read_bytes: u64,
     /// It is a base backup, not a stream.
     pub(super) is_base: bool,
     pub(super) kept: Kept,
+    /// What the server itself found wrong with its pages.
+    pub(super) server_verdict: Option<String>,
     /// Oid and location (empty when unknown) of the tablespaces inside.
     pub(super) tablespaces: BTreeMap<u32, String>,
 }
@@ -59,8 +65,7 @@ struct Archive {
 
 impl<'a> Feeder<'a> {
     pub(super) fn new(ctx: &'a Ctx, ingest: &'a mut Ingest, pages: Option<Arc<PageChecker>>) -> Self {
-        let fed = Fed { read_bytes: 0, is_base: false, kept: Kept::default(), tablespaces: BTreeMap::new() };
-        Self { ctx, ingest, pages, seen: HashSet::new(), files: 0, archive: None, fed }
+        Self { ctx, ingest, pages, seen: HashSet::new(), files: 0, archive: None, fed: Fed::default() }
     }
 
     /// Feeds everything.
@@ -68,7 +73,7 @@ impl<'a> Feeder<'a> {
         if let (Some(pages), Some(start)) = (&self.pages, source.facts().start_lsn) {
             pages.start_lsn_is(start);
         }
-        while let Some(event) = source.next().await? {
+        while let Some(event) = self.next(source).await? {
             match event {
                 SourceEvent::Archive(start) => self.begin_archive(start.kind).await?,
                 SourceEvent::Data(bytes) => {
@@ -87,6 +92,20 @@ impl<'a> Feeder<'a> {
             self.fed.kept.require_all()?;
         }
         Ok(self.fed)
+    }
+
+    /// The next event. The server's verdict that pages are damaged comes after the last byte, as an
+    /// error: the backup is whole all the same, and worth keeping.
+    async fn next(&mut self, source: &mut Source) -> Result<Option<SourceEvent>> {
+        match source.next().await {
+            Err(PostgresError::Server(verdict))
+                if verdict.code == DATA_CORRUPTED && self.archive.is_none() && self.fed.is_base =>
+            {
+                self.fed.server_verdict = Some(verdict.message);
+                Ok(None)
+            }
+            other => Ok(other?),
+        }
     }
 
     async fn begin_archive(&mut self, kind: SourceKind) -> Result<()> {

@@ -194,6 +194,9 @@ impl Taking<'_> {
             let known = facts::gather(&fed, &source.facts(), &compared)?;
             let (bad, total) = self.pages.judge(&known);
             pages::report(&reader, &flushed.manifest, &bad, total, &mut findings).await?;
+            if let (Some(verdict), true) = (&fed.server_verdict, findings.is_empty()) {
+                findings.add(|| format!("the server found damaged pages: {verdict}"));
+            }
             notices = facts::notices(&known, &fed, &compared);
             findings.extend(compared.problems);
             facts = Some(known);

@@ -84,7 +84,10 @@ pub(super) async fn restore(restoring: &mut Restoring<'_>, options: &RestoreOpti
         Some(last) => Some(read_whole(&reader, &last.entry).await?),
         None => None,
     };
-    relocate::rewrite_tablespace_map(&target, &tablespaces)?;
+    if relocate::rewrite_tablespace_map(&target, &tablespaces)? {
+        let what = "tablespaces moved: tablespace_map, and its line in backup_manifest, say where to";
+        restoring.report.notices.push(what.to_owned());
+    }
     let owner = places.owner;
     // Flushing may take minutes: not on an async thread.
     let (flushed, roots) = (later, places.roots());
