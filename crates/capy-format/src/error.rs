@@ -2,15 +2,13 @@
 
 use capy_types::ErrorKind;
 
-use crate::FORMAT_VERSION;
-
 /// Bytes of an object that are not what they must be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{object}: {problem} (at offset {offset})")]
 pub struct FormatError {
     /// The object.
     pub object: String,
-    /// Where in it, in bytes.
+    /// Where in it, in bytes; for a compressed or sealed body, in its plaintext.
     pub offset: u64,
     /// What is wrong.
     pub problem: FormatProblem,
@@ -24,18 +22,20 @@ pub enum FormatProblem {
     #[error("not a capy-store object")]
     NotOurs,
     /// Written by a newer version.
-    #[error("format version {found} found, this program reads up to {FORMAT_VERSION}")]
+    #[error("format version {found} found, this program reads up to {supported}")]
     NewerVersion {
         /// The version found.
         found: u16,
+        /// The newest version this program reads.
+        supported: u16,
     },
     /// Another kind of object than expected.
     #[error("an object of kind {found} found where {expected} was expected")]
     Kind {
         /// The kind expected.
         expected: &'static str,
-        /// The kind byte found.
-        found: u8,
+        /// The kind found.
+        found: &'static str,
     },
     /// Fewer bytes than there must be.
     #[error("truncated: {expected} bytes expected, {found} found")]
@@ -72,11 +72,11 @@ pub enum FormatProblem {
 }
 
 impl FormatError {
-    pub(crate) fn new(object: &str, offset: usize, problem: FormatProblem) -> Self {
-        Self { object: object.to_owned(), offset: offset as u64, problem }
+    pub(crate) fn new(object: &str, offset: u64, problem: FormatProblem) -> Self {
+        Self { object: object.to_owned(), offset, problem }
     }
 
-    pub(crate) fn value(object: &str, offset: usize, what: impl Into<String>) -> Self {
+    pub(crate) fn value(object: &str, offset: u64, what: impl Into<String>) -> Self {
         Self::new(object, offset, FormatProblem::Value { what: what.into() })
     }
 

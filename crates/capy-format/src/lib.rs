@@ -1,10 +1,12 @@
 //! The repository format: bytes to types and back.
 //!
 //! Contained by: the repository layer, which seals what this crate encodes. Pure: no I/O, no
-//! keys, no async. FORMAT.md beside this crate is the specification.
+//! keys, no async. `FORMAT.md` beside this crate is the specification, `testdata/format/` holds
+//! objects of every released version.
 //!
 //! Invariants: every decoder is bounded, allocates no more than its input justifies, never
-//! panics, and says which object and offset it could not read.
+//! panics, and says which object and offset it could not read. A binary structure has exactly
+//! one encoding.
 
 mod bytes;
 mod content;
@@ -14,21 +16,25 @@ mod error;
 mod frame;
 mod header;
 mod index;
+pub mod limits;
 pub mod names;
 mod pack;
+#[cfg(test)]
+mod tests;
 
 /// The version of the format this program writes, and the newest it reads.
 pub const FORMAT_VERSION: u16 = 1;
 
-pub use content::{ChunkRef, Content, FANOUT, decode_node, encode_node};
+pub use content::{ChunkRef, Content, check_refs, decode_node, encode_node};
 pub use documents::{
-    BackupEntry, BackupKind, BackupRecord, BackupState, ChunkingPolicy, Collation, Config, KdfParams, KeySlot,
-    KeySlotKind, ManifestCheck, PostgresFacts, Root, SessionEntry, Stats, Tablespace, Tombstone, Verification,
-    VerificationState, WrappedKey,
+    BackupEntry, BackupKind, BackupRecord, BackupState, ChunkingPolicy, Collation, Config, KdfParams,
+    KeySlot, KeySlotKind, ManifestCheck, PostgresFacts, Root, SessionEntry, Stats, Tablespace, Tombstone,
+    Verification, VerificationState, WrappedKey,
 };
 pub use entry::{ArchiveHeader, ArchiveKind, Entry, FileEntry, Meta, decode_entry, encode_entry};
 pub use error::{FormatError, FormatProblem};
 pub use frame::{ChunkClass, FRAME_AAD_BYTES, FrameInfo, FrameKind, frame_aad};
 pub use header::{HEADER_BYTES, Header, MAGIC, ObjectKind, object_aad, split_object};
 pub use index::{IndexObject, IndexedPack};
-pub use pack::{PACK_TRAILER_BYTES, PackFooter, PackTrailer};
+pub use limits::FANOUT;
+pub use pack::{PACK_TRAILER_BYTES, PackFooter, PackTrailer, pack_len};

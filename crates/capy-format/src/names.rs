@@ -1,4 +1,8 @@
 //! Object names: where everything is in a store.
+//!
+//! Invariant: every object has one name and every parse function accepts exactly the names its
+//! counterpart makes, so a stray file in a store is never taken for an object. Names use lower
+//! case hex, letters, digits and `._-/` only.
 
 use capy_types::{BackupKey, ChunkId, IndexId, PackId, SlotId};
 
@@ -14,11 +18,19 @@ pub const PACKS_PREFIX: &str = "packs/";
 pub const INDEX_PREFIX: &str = "index/";
 /// Backup records.
 pub const BACKUPS_PREFIX: &str = "backups/";
+/// WAL: `wal/<cluster>/<timeline>/<file name>`. Reserved.
+pub const WAL_PREFIX: &str = "wal/";
 
 /// A key slot: `keys/<16 hex>`.
 #[must_use]
 pub fn key_slot(id: &SlotId) -> String {
     format!("{KEYS_PREFIX}{id}")
+}
+
+/// The key slot a name stands for.
+#[must_use]
+pub fn parse_key_slot(name: &str) -> Option<SlotId> {
+    name.strip_prefix(KEYS_PREFIX)?.parse().ok().filter(|id| key_slot(id) == name)
 }
 
 /// A root generation: `root/<16 hex of 2^64 - 1 - generation>`, so that the newest sorts first.
@@ -77,4 +89,59 @@ pub fn parse_backup(name: &str) -> Option<BackupKey> {
 #[must_use]
 pub fn chunk(id: &ChunkId) -> String {
     format!("chunk {id}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::samples;
+
+    #[test]
+    fn names_are_as_specified_and_read_back() {
+        assert_eq!(root(0), "root/ffffffffffffffff");
+        assert_eq!(root(1), "root/fffffffffffffffe");
+        assert_eq!(root(u64::MAX), "root/0000000000000000");
+        let id = samples::pack_id();
+        assert_eq!(pack(&id), format!("packs/20/{id}"));
+        assert_eq!(parse_pack(&pack(&id)), Some(id));
+        let index_id = IndexId::from_bytes([0xab; 24]);
+        assert_eq!(parse_index(&index(&index_id)), Some(index_id));
+        let slot = SlotId::from_bytes([0xab; 8]);
+        assert_eq!(key_slot(&slot), "keys/abababababababab");
+        assert_eq!(parse_key_slot(&key_slot(&slot)), Some(slot));
+        let key: BackupKey = "main/20261121T065452Z-3fa2c1".parse().unwrap();
+        assert_eq!(backup(&key), "backups/main/20261121T065452Z-3fa2c1");
+        assert_eq!(parse_backup(&backup(&key)), Some(key));
+    }
+
+    #[test]
+    fn the_newest_root_has_the_smallest_name() {
+        let generations = [0, 1, 9, 10, 255, 256, 1 << 40, u64::MAX];
+        for pair in generations.windows(2) {
+            assert!(root(pair[1]) < root(pair[0]), "{pair:?}");
+        }
+        for generation in generations {
+            assert_eq!(parse_root(&root(generation)), Some(generation));
+        }
+    }
+
+    #[test]
+    fn stray_names_are_no_objects() {
+        for stray in ["", "root/", "root/0", "root/FFFFFFFFFFFFFFFF", "root/+fffffffffffffff", "root/é"] {
+            assert_eq!(parse_root(stray), None, "{stray:?}");
+        }
+        let id = samples::pack_id();
+        for stray in [
+            format!("packs/{id}"),
+            format!("packs/00/{id}"),
+            format!("packs/20/{id}.tmp"),
+            format!("packs/20/{}", id.to_string().to_uppercase()),
+            format!("index/20/{id}"),
+        ] {
+            assert_eq!((parse_pack(&stray), parse_index(&stray)), (None, None), "{stray:?}");
+        }
+        for stray in ["backups/main", "backups/main/latest", "backups/main/a/b", "backups//a", "keys/0"] {
+            assert_eq!((parse_backup(stray), parse_key_slot(stray)), (None, None), "{stray:?}");
+        }
+    }
 }

@@ -1,11 +1,12 @@
-//! A backup's record: everything about it but the state of its verification.
+//! A backup's record: everything about it but the state of its verification, which the root
+//! keeps because it changes.
 
 use std::collections::BTreeMap;
 
 use capy_types::{BackupKey, Lsn, SegmentSize, SystemId, TimelineId, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::from_json;
+use super::{check_label, checked, from_json};
 use crate::{Content, FormatError};
 
 /// What a backup is of.
@@ -161,16 +162,38 @@ pub struct BackupRecord {
 }
 
 impl BackupRecord {
-    /// Reads the document and checks its manifest's lengths.
+    /// Reads the document and checks its invariants.
     ///
     /// # Errors
     /// Not this document, or one that contradicts itself.
     pub fn from_json(object: &str, json: &[u8]) -> Result<Self, FormatError> {
-        let record: Self = from_json(object, json)?;
-        record
-            .manifest
-            .check()
-            .map_err(|problem| FormatError::value(object, 0, format!("manifest: {problem}")))?;
-        Ok(record)
+        checked(object, from_json(object, json)?, Self::check)
+    }
+
+    /// What must hold of every record, checked before it is written and after it is read.
+    ///
+    /// # Errors
+    /// One fact about what does not.
+    pub fn check(&self) -> Result<(), String> {
+        self.label.as_deref().map_or(Ok(()), check_label)?;
+        self.manifest.check().map_err(|problem| format!("manifest: {problem}"))?;
+        if (self.problems.len() as u64) > self.problems_total {
+            return Err(format!("{} problems listed of {}", self.problems.len(), self.problems_total));
+        }
+        match &self.postgres {
+            Some(facts) => check_positions(Some(facts.start_lsn), facts.stop_lsn),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A backup is consistent at or after the position its WAL starts at.
+pub(super) fn check_positions(start: Option<Lsn>, stop: Option<Lsn>) -> Result<(), String> {
+    match (start, stop) {
+        (Some(start), Some(stop)) if stop < start => {
+            Err(format!("stops at {stop}, before its start at {start}"))
+        }
+        (None, Some(stop)) => Err(format!("stops at {stop} but starts nowhere")),
+        _ => Ok(()),
     }
 }

@@ -1,13 +1,20 @@
 //! The root: what the repository holds, at one generation.
+//!
+//! Root objects form a chain of hashes; creating the next generation is the only act that makes
+//! anything visible. What must hold of each, [`Root::check`] tells; what must hold of two that
+//! follow each other, [`Root::check_follows`].
 
 use std::collections::HashSet;
+use std::fmt::Display;
+use std::hash::Hash;
 
 use capy_types::{
     BackupKey, IndexId, Lsn, Nonce, PackId, RootHash, SessionId, SystemId, TimelineId, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
-use super::{BackupKind, BackupState, from_json};
+use super::backup::check_positions;
+use super::{BackupKind, BackupState, check_label, checked, from_json};
 use crate::FormatError;
 
 /// A writer's registration.
@@ -137,9 +144,7 @@ impl Root {
     /// # Errors
     /// Not this document, or one that contradicts itself.
     pub fn from_json(object: &str, json: &[u8]) -> Result<Self, FormatError> {
-        let root: Self = from_json(object, json)?;
-        root.check().map_err(|problem| FormatError::value(object, 0, problem))?;
-        Ok(root)
+        checked(object, from_json(object, json)?, Self::check)
     }
 
     /// What must hold of every root, checked before it is committed and after it is read.
@@ -150,21 +155,68 @@ impl Root {
         if (self.generation == 0) != self.previous.is_none() {
             return Err("only generation 0 has no predecessor".to_owned());
         }
-        let mut keys = HashSet::new();
-        if let Some(twice) = self.backups.iter().find(|entry| !keys.insert(&entry.key)) {
-            return Err(format!("backup {} is listed twice", twice.key));
-        }
-        let mut indexes = HashSet::new();
-        if let Some(twice) = self.indexes.iter().find(|index| !indexes.insert(**index)) {
-            return Err(format!("index {twice} is listed twice"));
-        }
-        let mut sessions = HashSet::new();
-        if let Some(twice) = self.sessions.iter().find(|session| !sessions.insert(session.id)) {
-            return Err(format!("session {} is listed twice", twice.id));
-        }
-        match self.tombstones.iter().find(|tombstone| tombstone.generation > self.generation) {
-            Some(early) => Err(format!("pack {} was buried in the future", early.pack)),
+        check_unique("backup", self.backups.iter().map(|entry| &entry.key))?;
+        check_unique("index", &self.indexes)?;
+        check_unique("session", self.sessions.iter().map(|session| session.id))?;
+        check_unique("condemned pack", &self.condemned)?;
+        check_unique("damaged pack", &self.damaged)?;
+        check_unique("buried pack", self.tombstones.iter().map(|tombstone| tombstone.pack))?;
+        self.backups.iter().try_for_each(BackupEntry::check)?;
+        self.check_generations()?;
+        let condemned: HashSet<_> = self.condemned.iter().collect();
+        match self.tombstones.iter().find(|tombstone| condemned.contains(&tombstone.pack)) {
+            Some(both) => Err(format!("pack {} is both condemned and buried", both.pack)),
             None => Ok(()),
         }
     }
+
+    /// Nothing in a root comes from a later generation.
+    fn check_generations(&self) -> Result<(), String> {
+        if let Some(early) = self.tombstones.iter().find(|tombstone| tombstone.generation > self.generation) {
+            return Err(format!("pack {} was buried in the future", early.pack));
+        }
+        match self.sessions.iter().find(|session| session.base_generation > self.generation) {
+            Some(early) => Err(format!("session {} began in the future", early.id)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether this root can be committed after `previous`, whose stored bytes hash to `hash`.
+    ///
+    /// # Errors
+    /// One fact about what breaks the chain.
+    pub fn check_follows(&self, previous: &Self, hash: &RootHash) -> Result<(), String> {
+        if Some(self.generation) != previous.generation.checked_add(1) {
+            return Err(format!("generation {} after {}", self.generation, previous.generation));
+        }
+        if self.previous.as_ref() != Some(hash) {
+            return Err(format!("generation {} does not name its predecessor's hash", self.generation));
+        }
+        if self.nonce == previous.nonce {
+            return Err(format!("generation {} repeats its predecessor's nonce", self.generation));
+        }
+        Ok(())
+    }
+}
+
+impl BackupEntry {
+    fn check(&self) -> Result<(), String> {
+        let of_this = |problem| format!("backup {}: {problem}", self.key);
+        self.label.as_deref().map_or(Ok(()), check_label).map_err(of_this)?;
+        check_positions(self.start_lsn, self.stop_lsn).map_err(of_this)
+    }
+}
+
+fn check_unique<T: Hash + Eq + Display>(
+    what: &str,
+    items: impl IntoIterator<Item = T>,
+) -> Result<(), String> {
+    let mut seen = HashSet::new();
+    for item in items {
+        if seen.contains(&item) {
+            return Err(format!("{what} {item} is listed twice"));
+        }
+        seen.insert(item);
+    }
+    Ok(())
 }

@@ -1,9 +1,12 @@
 //! A key slot: the master key, wrapped.
+//!
+//! Stored in the clear; what it holds opens only with the slot's secret. How hard it may make
+//! the derivation work is the codec's to limit, since that is where the work is done.
 
 use capy_types::{SlotId, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::from_json;
+use super::{check_label, checked, from_json};
 use crate::FormatError;
 
 /// What opens a slot.
@@ -27,6 +30,9 @@ pub struct KdfParams {
     pub lanes: u32,
 }
 
+/// Length of the sealed master key in bytes: 32 and a tag.
+const SEALED_KEY_BYTES: usize = 48;
+
 /// The wrapped key; byte strings in hex.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WrappedKey {
@@ -34,6 +40,7 @@ pub struct WrappedKey {
     #[serde(with = "hex_bytes")]
     pub salt: [u8; 16],
     /// Cost; absent for a key file.
+    #[serde(default)]
     pub kdf: Option<KdfParams>,
     /// Commitment to the wrapping key.
     #[serde(with = "hex_bytes")]
@@ -41,7 +48,7 @@ pub struct WrappedKey {
     /// Nonce.
     #[serde(with = "hex_bytes")]
     pub nonce: [u8; 24],
-    /// The sealed master key.
+    /// The sealed master key: 48 bytes.
     #[serde(with = "hex_bytes")]
     pub sealed: Vec<u8>,
 }
@@ -65,9 +72,24 @@ impl KeySlot {
     /// Reads the document.
     ///
     /// # Errors
-    /// Not this document.
+    /// Not this document, or one that contradicts itself.
     pub fn from_json(object: &str, json: &[u8]) -> Result<Self, FormatError> {
-        from_json(object, json)
+        checked(object, from_json(object, json)?, Self::check)
+    }
+
+    /// What must hold of every slot.
+    ///
+    /// # Errors
+    /// One fact about what does not.
+    pub fn check(&self) -> Result<(), String> {
+        check_label(&self.label)?;
+        if self.wrapped.kdf.is_some() != (self.kind == KeySlotKind::Passphrase) {
+            return Err("a slot has derivation costs exactly when it is opened by a passphrase".to_owned());
+        }
+        if self.wrapped.sealed.len() != SEALED_KEY_BYTES {
+            return Err(format!("sealed key of {} bytes, not {SEALED_KEY_BYTES}", self.wrapped.sealed.len()));
+        }
+        Ok(())
     }
 }
 
