@@ -111,7 +111,7 @@ pub(crate) fn wal_needed(wal: &WalRange) -> String {
 pub(crate) fn stages(stages: &[Stage]) -> String {
     let parts: Vec<String> = stages
         .iter()
-        .filter(|s| s.elapsed >= Duration::from_millis(1))
+        .filter(|s| s.elapsed >= Duration::from_millis(50))
         .map(|s| format!("{} {}", s.name, duration(s.elapsed)))
         .collect();
     if parts.is_empty() { "-".to_owned() } else { parts.join(", ") }

@@ -109,7 +109,8 @@ fn after_long_help() -> String {
          CAPY_PASSPHRASE_FILE  a file whose first line is the passphrase, as --passphrase-file\n  \
          CAPY_KEY_FILE         a key file, as --key-file\n  \
          AWS_*                 credentials, region and endpoint of S3 stores\n  \
-         PG*, ~/.pgpass        how to reach PostgreSQL, as libpq reads them\n\n{}",
+         PG*, ~/.pgpass        how to reach PostgreSQL, as libpq reads them\n  \
+         CAPY_LOG              what to log, as a filter (capy_repo=debug), instead of -v\n\n{}",
         crate::exit::table_text()
     )
 }

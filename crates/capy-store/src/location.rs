@@ -10,8 +10,9 @@ use capy_types::Secret;
 /// A place in an object store: a URL and how to reach it.
 ///
 /// A path or `file:///path` is a directory of this machine; `s3://bucket/prefix` an S3 bucket or a
-/// compatible store; `memory://` lives as long as the process and is for tests and examples;
-/// `gs://` and `az://` need the crate's features of the same names.
+/// compatible store; `memory://` lasts as long as its handles, `memory://name` is shared in the
+/// process, both for tests and examples; `gs://` and `az://` need the crate's features of the same
+/// names.
 #[derive(Debug, Clone)]
 pub struct Location {
     pub(crate) url: String,

@@ -10,6 +10,10 @@ use serde_json::Value;
 pub(crate) struct Cli {
     pub(crate) dir: tempfile::TempDir,
     passphrase: Option<String>,
+    /// Where the repository is, when not in the directory.
+    url: Option<String>,
+    /// More of the environment.
+    variables: Vec<(&'static str, String)>,
 }
 
 /// What one run answered.
@@ -26,7 +30,14 @@ impl Cli {
         Self {
             dir: tempfile::tempdir().expect("a directory"),
             passphrase: Some("correct horse battery staple".to_owned()),
+            url: None,
+            variables: Vec::new(),
         }
+    }
+
+    /// A fresh place in a real S3 server.
+    pub(crate) fn on_s3(server: &capy_testkit::S3Server) -> Self {
+        Self { url: Some(server.fresh_url()), variables: server.env().to_vec(), ..Self::new() }
     }
 
     /// A place with a repository.
@@ -77,7 +88,11 @@ impl Cli {
     /// The command with an environment of its own.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_capy-store"));
-        command.args(arguments).env_clear().env("CAPY_REPO", self.repo());
+        command.args(arguments).env_clear().envs(self.variables.iter().cloned());
+        match &self.url {
+            Some(url) => command.env("CAPY_REPO", url),
+            None => command.env("CAPY_REPO", self.repo()),
+        };
         if let Some(passphrase) = &self.passphrase {
             command.env("CAPY_PASSPHRASE", passphrase);
         }

@@ -45,6 +45,7 @@ fn a_signal_cancels_the_backup_with_its_own_code_and_commits_nothing() {
 #[test]
 fn killed_at_many_moments_the_repository_stays_sound_and_useful() {
     let cli = Cli::with_repository();
+    cli.back_up_stream("first", b"data");
     let data: Vec<u8> =
         (0..6_000_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     for moment in 0..12 {

@@ -1,5 +1,6 @@
 //! The main job on real parts: a running PostgreSQL into the repository, and back onto a server.
 
+use crate::documents::is_documented;
 use crate::harness::Cli;
 use crate::server::{Server, open_to_all, run, text};
 
@@ -79,6 +80,7 @@ fn a_live_cluster_with_tablespaces_goes_round_while_it_is_written_to() {
     let shown = cli.run(&["show", "main/latest", "--json"]).ok().json();
     assert_eq!(shown["backup"]["postgres"]["tablespaces"].as_array().map(Vec::len), Some(2));
     assert_eq!(shown["backup"]["postgres"]["wal_included"], true);
+    [&first, &verified, &shown].into_iter().for_each(is_documented);
 
     let tables = rows(&server, &["documents", "in_fast", "in_slow", "pgbench_accounts", "pgbench_history"]);
     let target = cli.path("restored");

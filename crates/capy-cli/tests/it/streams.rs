@@ -1,10 +1,26 @@
 //! Any stream as a backup: in, listed, verified, out again, key handling on the way.
 
+use capy_testkit::S3Server;
+
 use crate::harness::{Cli, snapshot};
 
 #[test]
 fn a_stream_goes_in_and_comes_out_the_same() {
-    let cli = Cli::with_repository();
+    round(&Cli::with_repository());
+}
+
+#[test]
+fn it_does_so_on_a_real_s3_server_too() {
+    let cli = Cli::on_s3(S3Server::shared());
+    let probed = cli.run(&["probe", "--json"]).ok().json();
+    assert_eq!(probed["probe"]["multi_writer_safe"], true, "{probed}");
+    cli.run(&["list"]).with_code(3);
+    cli.run(&["init"]).ok();
+    cli.run(&["init"]).with_code(4);
+    round(&cli);
+}
+
+fn round(cli: &Cli) {
     let data: Vec<u8> =
         (0..3_000_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     let key = cli.back_up_stream("dump.sql", &data);

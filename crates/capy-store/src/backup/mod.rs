@@ -22,7 +22,7 @@ use capy_format::BackupRecord;
 use capy_postgres::Source;
 use capy_repo::{Flushed, Ingest, IngestOptions, ReadOptions, RepoError};
 use capy_types::limits::LABEL_MAX_BYTES;
-use capy_types::{BackupId, BackupKey, ClusterName, Ctx, Phase, Problem, Timestamp};
+use capy_types::{BackupId, BackupKey, ClusterName, Ctx, Phase, Timestamp};
 use tracing::instrument;
 
 pub use postgres::{Checkpoint, PostgresSource};
@@ -202,10 +202,6 @@ impl Taking<'_> {
             facts = Some(known);
             stages.push(stage("comparing backup_manifest", since));
         }
-        for problem in &findings.first {
-            let subject = self.key.to_string();
-            self.ctx.progress.problem(Problem { subject, message: problem.clone() });
-        }
         Ok(Stored { fed, flushed, findings, facts, notices, stages })
     }
 
@@ -234,6 +230,7 @@ impl Taking<'_> {
         let stats = convert::stats(&record.stats);
         let wal_needed = record.postgres.as_ref().and_then(convert::wal_needed);
         let entry = ingest.commit(record, state).await?;
+        tracing::info!(backup = %entry.key, stored_bytes = entry.stored_bytes, "committed");
         stages.push(stage("committing", since));
         stages.retain(|stage| stage.elapsed > Duration::ZERO);
         Ok(BackupReport {

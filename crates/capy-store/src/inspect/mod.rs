@@ -139,6 +139,18 @@ impl Repository {
 
     /// A root: the newest, or the one of `generation`.
     ///
+    /// # Example
+    /// ```
+    /// # use capy_store::*;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<()> {
+    /// # let ctx = Ctx::default();
+    /// # let repository = Repository::init(&ctx, &Location::new("memory://"), &[Key::passphrase("x")], InitOptions::default()).await?;
+    /// let root = repository.inspect_root(&ctx, None).await?;
+    /// assert!(root.problems.is_empty());
+    /// println!("{} {}", root.object, root.content["backups"]);
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// `NotFound` when there is no such root; `Unavailable`, `Denied` from the store.
     ///

@@ -8,6 +8,7 @@
 //! Invariants: bytes are written only after their chunk id matched; a file counts only when its
 //! whole checksum matched; a restore that did not end well leaves a directory that does not start.
 
+mod ahead;
 mod durable;
 mod files;
 mod full;
@@ -123,7 +124,8 @@ impl Repository {
     ///
     /// # Cancellation
     /// Dropping, cancelling or failing leaves what was written so far. It holds no
-    /// `global/pg_control`, so PostgreSQL does not start on it; remove it before the next try.
+    /// `global/pg_control`, so PostgreSQL does not start on it; remove it before the next try. (A
+    /// restore dropped during its last flush may still complete.)
     ///
     /// # Example
     /// ```no_run
@@ -149,7 +151,9 @@ impl Repository {
             } else {
                 select::restore(&mut restoring, &options).await?;
             }
-            Ok(restoring.finish())
+            let report = restoring.finish();
+            tracing::info!(files = report.files, bytes = report.restored_bytes, "restored");
+            Ok(report)
         };
         cancellable(ctx, work).await
     }

@@ -10,13 +10,14 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use capy_format::{ArchiveKind, Entry, FileEntry, Meta};
+use capy_format::{ArchiveKind, Entry, Meta};
 use capy_postgres::tar::{EntryKind, TarEntry, TarWriteError, TarWriter};
-use capy_repo::{ManifestReader, ReadOptions, Reader};
+use capy_repo::{ContentReader, ReadOptions, Reader};
 use capy_types::{ErrorKind, Phase};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::Restoring;
+use super::ahead::Ahead;
 use super::target::check_empty;
 use crate::{Error, Result};
 
@@ -71,10 +72,10 @@ async fn to_writer(
         return Err(Error::invalid(what).with_hint("restore them into a directory with --tar DIR"));
     }
     restoring.ctx.progress.phase(Phase::Restore, Some(restoring.record.stats.size_bytes));
-    let mut manifest = reader.manifest(&restoring.record.manifest);
+    let mut entries = Ahead::new(reader.clone(), reader.manifest(&restoring.record.manifest));
     let mut out = Out::new("the stream".to_owned(), writer);
-    if let Some(Entry::Archive(header)) = manifest.next().await? {
-        archive(restoring, reader, &mut manifest, &header.kind, &mut out).await?;
+    if let Some((Entry::Archive(header), _)) = entries.next().await? {
+        archive(restoring, &mut entries, &header.kind, &mut out).await?;
     }
     out.finish().await.map(|_| ())
 }
@@ -94,8 +95,8 @@ async fn to_directory(restoring: &mut Restoring<'_>, reader: &Reader, directory:
     let making = |error| Error::io(format!("make {}", directory.display()), error);
     tokio::fs::create_dir_all(&directory).await.map_err(making)?;
     restoring.ctx.progress.phase(Phase::Restore, Some(restoring.record.stats.size_bytes));
-    let mut manifest = reader.manifest(&restoring.record.manifest);
-    while let Some(entry) = manifest.next().await? {
+    let mut entries = Ahead::new(reader.clone(), reader.manifest(&restoring.record.manifest));
+    while let Some((entry, _)) = entries.next().await? {
         let Entry::Archive(header) = entry else {
             return Err(Error::new(ErrorKind::Corrupt, "the manifest has an entry outside of an archive"));
         };
@@ -104,7 +105,7 @@ async fn to_directory(restoring: &mut Restoring<'_>, reader: &Reader, directory:
         let writing = |error| Error::io(format!("write {}", path.display()), error);
         let file = tokio::fs::File::create_new(&partial).await.map_err(writing)?;
         let mut out = Out::new(path.display().to_string(), Box::new(file));
-        archive(restoring, reader, &mut manifest, &header.kind, &mut out).await?;
+        archive(restoring, &mut entries, &header.kind, &mut out).await?;
         drop(out.finish().await?);
         let file = tokio::fs::File::open(&partial).await.map_err(writing)?;
         file.sync_all().await.map_err(writing)?;
@@ -128,14 +129,13 @@ fn file_name(kind: &ArchiveKind) -> String {
 /// Writes one archive, up to its end entry.
 async fn archive(
     restoring: &mut Restoring<'_>,
-    reader: &Reader,
-    manifest: &mut ManifestReader,
+    entries: &mut Ahead,
     kind: &ArchiveKind,
     out: &mut Out,
 ) -> Result<()> {
     let framed = matches!(kind, ArchiveKind::Base | ArchiveKind::Tablespace { .. });
     let mut tar = TarWriter::new();
-    while let Some(entry) = manifest.next().await? {
+    while let Some((entry, content)) = entries.next().await? {
         match entry {
             Entry::EndArchive { trailing_zeros } => {
                 if framed {
@@ -145,7 +145,9 @@ async fn archive(
             }
             Entry::File(file) => {
                 let entry = tar_entry(file.meta.clone(), EntryKind::File, file.content.length, Vec::new());
-                write_file(restoring, reader, &file, framed.then_some((&mut tar, &entry)), out).await?;
+                if let Some(content) = content {
+                    write_file(restoring, content, framed.then_some((&mut tar, &entry)), out).await?;
+                }
             }
             Entry::Directory(meta) => {
                 plain_entry(&mut tar, tar_entry(meta, EntryKind::Directory, 0, Vec::new()), out)?;
@@ -185,15 +187,13 @@ fn plain_entry(tar: &mut TarWriter, entry: TarEntry, out: &mut Out) -> Result<()
 
 async fn write_file(
     restoring: &mut Restoring<'_>,
-    reader: &Reader,
-    file: &FileEntry,
+    mut content: ContentReader,
     mut framing: Option<(&mut TarWriter, &TarEntry)>,
     out: &mut Out,
 ) -> Result<()> {
     if let Some((tar, entry)) = &mut framing {
         tar.begin(entry, &mut out.buffer).map_err(broken)?;
     }
-    let mut content = reader.content(&file.content);
     while let Some(bytes) = content.next().await? {
         out.write(&bytes).await?;
         if let Some((tar, _)) = &mut framing {

@@ -115,7 +115,7 @@ impl Repository {
     /// to its end.
     ///
     /// # Errors
-    /// `NotFound` when a backup named does not exist; `Corrupt` when the root itself cannot be
+    /// `NotFound` when a backup named does not exist, or there is none at all; `Corrupt` when the root itself cannot be
     /// read; `Unavailable`.
     ///
     /// # Cancellation
@@ -127,6 +127,8 @@ impl Repository {
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<()> {
     /// # let ctx = Ctx::default();
     /// # let repository = Repository::init(&ctx, &Location::new("memory://"), &[Key::passphrase("x")], InitOptions::default()).await?;
+    /// # let source = BackupSource::stream("dump.sql", &b"select 1;"[..]);
+    /// # repository.backup(&ctx, source, BackupOptions::new("main".parse().unwrap())).await?;
     /// let mut options = VerifyOptions::default();
     /// options.level = VerifyLevel::Full;
     /// let report = repository.verify(&ctx, &VerifyScope::All, options).await?;
@@ -193,6 +195,7 @@ impl Repository {
             hashed_bytes: verifying.hashed_bytes,
             elapsed: begun.elapsed(),
         };
+        tracing::info!(verdict = %report.verdict, "verification ended");
         if options.record {
             record::outcome(self, &backups, &failed, options.level).await?;
         }
@@ -206,7 +209,14 @@ impl Repository {
 
     async fn backups_in(&self, scope: &VerifyScope) -> Result<Vec<BackupEntry>> {
         match scope {
-            VerifyScope::All => Ok(self.repo.root().await?.backups),
+            VerifyScope::All => {
+                let backups = self.repo.root().await?.backups;
+                // A verification of nothing must not pass for a good one.
+                if backups.is_empty() {
+                    return Err(Error::new(ErrorKind::NotFound, "the repository has no backups to verify"));
+                }
+                Ok(backups)
+            }
             VerifyScope::Cluster(cluster) => {
                 let mut backups = self.repo.root().await?.backups;
                 backups.retain(|entry| entry.key.cluster == *cluster);
