@@ -66,7 +66,7 @@ def fill_pgbench(server, scale):
 
 
 def day_pgbench(server, scale):
-    """TPC-B transactions at random keys: about one for every ten 8 KiB pages."""
+    """TPC-B transactions at random keys: about one for every ten 8 KiB pages, and a vacuum."""
     server.run("pgbench", "-h", server.work, "-U", "postgres", "-n", "-c", "2", "-t", str(80 * scale),
                "--random-seed", str(SEED), "postgres")
     server.sql("vacuum;")
@@ -117,18 +117,20 @@ def fill_mixed(server, scale):
 
 
 def day_mixed(server, scale):
-    """Changes a few per cent of the rows, scattered over all tables and indexes."""
-    server.sql("""
-        update docs set body = body || ' revised', title = 'revised ' || title where id % 97 = 3;
-        update events set facts = facts || '{"ok": false}' where id % 211 = 5;
-        update tokens set secret = md5(secret) where owner % 151 = 7;
-        delete from docs where id % 331 = 9;
-        delete from tokens where owner % 293 = 11;
+    """A day: new rows, changes to recent ones, a few changes scattered over everything."""
+    rows = scale * ROWS_PER_SCALE
+    server.sql(f"""
+        update docs set body = body || ' revised' where id > {rows} * 0.98;
+        update events set facts = facts || '{{"ok": false}}' where id > {rows} * 0.95 and id % 3 = 0;
+        update docs set title = 'revised ' || title where id % 1009 = 3;
+        update tokens set secret = md5(secret) where owner % 1511 = 7;
+        delete from events where id < {rows} * 0.01;
+        delete from tokens where owner % 1777 = 11;
     """)
-    first, more = scale * ROWS_PER_SCALE + 1, scale * ROWS_PER_SCALE // 50
     for kind in ("docs", "events", "tokens"):
-        rows = mixed_rows(random.Random(f"{SEED}{kind}day"), first, more, kind)
-        server.sql(f"copy {kind} from stdin;\n", rows)
+        more = rows // (500 if kind == "tokens" else 100)
+        rng = random.Random(f"{SEED}{kind}day")
+        server.sql(f"copy {kind} from stdin;\n", mixed_rows(rng, rows + 1, more, kind))
     server.sql("vacuum;")
 
 

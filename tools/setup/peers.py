@@ -156,7 +156,8 @@ spool-path={self.home}/spool
         return self.command("backup", f"--type={kind}", "--no-online"), None, self.work
 
     def verify(self):
-        return self.command("verify")
+        """Hashes the stored files as they are: less work than opening them, and less proof."""
+        return self.command("verify", "--output=text", "--verbose")
 
     def restore(self):
         return self.command(f"--pg1-path={self.out()}", "--type=none", "restore"), None
