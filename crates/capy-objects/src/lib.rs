@@ -9,20 +9,24 @@
 
 mod error;
 mod local;
+mod memory;
 mod name;
 mod open;
 mod options;
 mod probe;
+#[cfg(any(test, feature = "s3", feature = "gs", feature = "az"))]
 mod remote;
 mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use error::{StoreError, StoreErrorKind, StoreOp};
 pub use local::LocalStore;
+pub use memory::MemoryStore;
 pub use name::NAME_MAX_BYTES;
 pub use open::open_store;
 pub use options::StoreOptions;
 pub use probe::{ProbeReport, probe};
-pub use remote::RemoteStore;
 pub use store::{BucketSettings, ObjectInfo, Store};

@@ -245,7 +245,10 @@ impl From<io::Error> for LocalFault {
 
 /// Whether the operating system says that there is nothing under this name.
 fn is_absent(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory)
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory
+    )
 }
 
 fn local_error(op: StoreOp, object: &str, url: &str, error: io::Error) -> StoreError {
@@ -264,9 +267,9 @@ fn classify(error: &io::Error) -> StoreErrorKind {
         io::ErrorKind::NotFound => StoreErrorKind::NotFound,
         io::ErrorKind::PermissionDenied => StoreErrorKind::Denied,
         io::ErrorKind::WriteZero => StoreErrorKind::NoSpace,
-        io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => {
-            StoreErrorKind::invalid("a part of the path is a file where a directory must be, or the other way round")
-        }
+        io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => StoreErrorKind::invalid(
+            "a part of the path is a file where a directory must be, or the other way round",
+        ),
         _ => StoreErrorKind::Unavailable,
     }
 }

@@ -72,7 +72,9 @@ mod tests {
             assert!(is_valid(good), "{good}");
         }
         let long = "a".repeat(256);
-        for bad in ["", "/", "a/", "/a", "a//b", ".", "..", "a/../b", ".hidden", "a\0b", "a b", "ä", "a\\b", &long] {
+        for bad in
+            ["", "/", "a/", "/a", "a//b", ".", "..", "a/../b", ".hidden", "a\0b", "a b", "ä", "a\\b", &long]
+        {
             assert!(!is_valid(bad), "{bad:?}");
         }
         assert!(!is_valid(&["a"; 400].join("/")));
@@ -80,7 +82,9 @@ mod tests {
 
     #[test]
     fn a_prefix_is_empty_or_ends_in_a_slash() {
-        for (prefix, good) in [("", true), ("a/", true), ("a/b/", true), ("a", false), ("/", false), ("../", false)] {
+        for (prefix, good) in
+            [("", true), ("a/", true), ("a/b/", true), ("a", false), ("/", false), ("../", false)]
+        {
             assert_eq!(check_prefix(StoreOp::List, prefix, "x").is_ok(), good, "{prefix:?}");
         }
     }

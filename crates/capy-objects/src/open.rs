@@ -6,9 +6,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use object_store::memory::InMemory;
-
-use crate::{LocalStore, RemoteStore, Store, StoreError, StoreErrorKind, StoreOp, StoreOptions, name};
+use crate::{LocalStore, MemoryStore, Store, StoreError, StoreErrorKind, StoreOp, StoreOptions, name};
 
 /// Opens the store at `url`; with `create`, a directory that does not exist is made.
 ///
@@ -44,7 +42,9 @@ pub async fn open_store(
         "s3" => cloud::open_s3(&Place::parse(url, rest)?, options),
         "gs" => cloud::open_gs(&Place::parse(url, rest)?, options),
         "az" => cloud::open_az(&Place::parse(url, rest)?, options),
-        _ => Err(invalid(url, "no such kind of store: use a path, file://, s3://, gs://, az:// or memory://")),
+        _ => {
+            Err(invalid(url, "no such kind of store: use a path, file://, s3://, gs://, az:// or memory://"))
+        }
     }
 }
 
@@ -82,19 +82,17 @@ fn percent_decoded(text: &str) -> Option<Vec<u8>> {
 }
 
 /// The named stores in memory of this process. They live as long as it does.
-static NAMED: LazyLock<Mutex<HashMap<String, Arc<InMemory>>>> = LazyLock::new(Mutex::default);
+static NAMED: LazyLock<Mutex<HashMap<String, Arc<MemoryStore>>>> = LazyLock::new(Mutex::default);
 
 fn memory(url: &str, name: &str) -> Result<Arc<dyn Store>, StoreError> {
-    let store = if name.is_empty() {
-        Arc::new(InMemory::new())
-    } else if name::is_valid(name) {
-        let mut named = NAMED.lock().unwrap_or_else(PoisonError::into_inner);
-        named.entry(name.to_owned()).or_default().clone()
-    } else {
+    if name.is_empty() {
+        return Ok(Arc::new(MemoryStore::default()));
+    }
+    if !name::is_valid(name) {
         return Err(invalid(url, "not a name for a store in memory"));
-    };
-    let limit = StoreOptions::default().operation_timeout;
-    Ok(Arc::new(RemoteStore::new(store, String::new(), url.to_owned(), limit)))
+    }
+    let mut named = NAMED.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(named.entry(name.to_owned()).or_insert_with(|| Arc::new(MemoryStore::new(url))).clone())
 }
 
 /// A bucket and what comes before every name in it.

@@ -122,11 +122,13 @@ impl Prober<'_> {
         report.conditional_create = refused && kept;
         if !refused {
             report.faults.push(
-                "the store ignores if-none-match: it accepted a second create of an existing object".to_owned(),
+                "the store ignores if-none-match: it accepted a second create of an existing object"
+                    .to_owned(),
             );
         } else if !kept {
             report.faults.push(
-                "the store ignores if-none-match: it refused a second create but replaced the object".to_owned(),
+                "the store ignores if-none-match: it refused a second create but replaced the object"
+                    .to_owned(),
             );
         }
         Ok(())
@@ -226,9 +228,9 @@ impl Prober<'_> {
         match self.store.get(name, RACE_BODY_BYTES as u64 * 2).await {
             Ok(found) => Ok(found == *body),
             Err(error) => match error.kind {
-                StoreErrorKind::NotFound | StoreErrorKind::Truncated { .. } | StoreErrorKind::TooLarge { .. } => {
-                    Ok(false)
-                }
+                StoreErrorKind::NotFound
+                | StoreErrorKind::Truncated { .. }
+                | StoreErrorKind::TooLarge { .. } => Ok(false),
                 _ => Err(error),
             },
         }
@@ -238,7 +240,12 @@ impl Prober<'_> {
     fn all_names(&self) -> Vec<String> {
         let races = (0..RACES).map(|round| format!("race-{round}"));
         let listed = (0..LISTED).map(|ordinal| format!("list/{ordinal}"));
-        ["create".to_owned(), "range".to_owned()].into_iter().chain(races).chain(listed).map(|n| self.name(&n)).collect()
+        ["create".to_owned(), "range".to_owned()]
+            .into_iter()
+            .chain(races)
+            .chain(listed)
+            .map(|n| self.name(&n))
+            .collect()
     }
 
     async fn remove_all(&self) -> Result<(), StoreError> {
@@ -276,7 +283,8 @@ impl Prober<'_> {
         }
         if settings.aborts_multipart == Some(false) {
             report.advice.push(
-                "no lifecycle rule removes abandoned multipart uploads: add AbortIncompleteMultipartUpload".to_owned(),
+                "no lifecycle rule removes abandoned multipart uploads: add AbortIncompleteMultipartUpload"
+                    .to_owned(),
             );
         }
     }

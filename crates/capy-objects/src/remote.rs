@@ -42,7 +42,7 @@ pub(crate) type AskSettings = Arc<dyn Fn() -> BoxFuture<'static, BucketSettings>
 
 /// A store served by `object_store`.
 #[derive(Clone)]
-pub struct RemoteStore {
+pub(crate) struct RemoteStore {
     inner: Arc<dyn ObjectStore>,
     /// Lists a page of a wanted size, where the store can.
     paged: Option<Arc<dyn PaginatedListStore>>,
@@ -141,7 +141,11 @@ impl RemoteStore {
                 }
                 // "Taken" without anything there, again and again, is a fault of the store.
                 Some(Seen::Nothing) | None => {
-                    let kind = if kind == StoreErrorKind::AlreadyExists { StoreErrorKind::Unavailable } else { kind };
+                    let kind = if kind == StoreErrorKind::AlreadyExists {
+                        StoreErrorKind::Unavailable
+                    } else {
+                        kind
+                    };
                     return Err(self.error(StoreOp::PutNew, name, kind).because(source));
                 }
             }
@@ -221,7 +225,11 @@ impl RemoteStore {
         Some(ObjectInfo { name: name.to_owned(), size: meta.size })
     }
 
-    fn listing(&self, op: StoreOp, prefix: &str) -> Result<BoxStream<'_, Result<ObjectInfo, StoreError>>, StoreError> {
+    fn listing(
+        &self,
+        op: StoreOp,
+        prefix: &str,
+    ) -> Result<BoxStream<'_, Result<ObjectInfo, StoreError>>, StoreError> {
         check_prefix(op, prefix, &self.url)?;
         let path = self.parse(op, prefix)?;
         let owned = prefix.to_owned();
@@ -291,7 +299,8 @@ impl Store for RemoteStore {
     fn head<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<ObjectInfo, StoreError>> {
         Box::pin(self.bounded(StoreOp::Head, name, async move {
             let path = self.path(StoreOp::Head, name)?;
-            let meta = self.inner.head(&path).await.map_err(|error| self.fault(StoreOp::Head, name, error))?;
+            let meta =
+                self.inner.head(&path).await.map_err(|error| self.fault(StoreOp::Head, name, error))?;
             Ok(ObjectInfo { name: name.to_owned(), size: meta.size })
         }))
     }

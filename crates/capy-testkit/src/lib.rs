@@ -1,1 +1,5 @@
-//! placeholder
+//! Real servers and seeded data for the tests: a development dependency only.
+
+mod seaweed;
+
+pub use seaweed::S3Server;

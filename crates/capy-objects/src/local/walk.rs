@@ -13,17 +13,14 @@ use crate::ObjectInfo;
 const DEPTH_MAX: usize = 16;
 
 /// Calls `visit` for every object below `prefix` until it answers `false`.
-pub(super) fn every(
-    root: &Path,
-    prefix: &str,
-    visit: &mut impl FnMut(ObjectInfo) -> bool,
-) -> io::Result<()> {
+pub(super) fn every(root: &Path, prefix: &str, visit: &mut impl FnMut(ObjectInfo) -> bool) -> io::Result<()> {
     let mut waiting = vec![(prefix.to_owned(), 0)];
     while let Some((directory, depth)) = waiting.pop() {
         for entry in entries(root, &directory)? {
             match entry? {
                 Found::Object(info) => {
-                    if !visit(info) {
+                    let wants_more = visit(info);
+                    if !wants_more {
                         return Ok(());
                     }
                 }

@@ -75,7 +75,7 @@ pub(super) fn open_s3(place: &Place, options: &StoreOptions) -> Result<Arc<dyn S
     use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 
     use self::client::{build_error, text, with_provider_settings};
-    use crate::RemoteStore;
+    use crate::remote::RemoteStore;
 
     client::install_tls();
     let url = &place.url;
@@ -104,7 +104,8 @@ pub(super) fn open_s3(place: &Place, options: &StoreOptions) -> Result<Arc<dyn S
         builder = builder.with_endpoint(endpoint.for_bucket(&place.bucket, in_path));
     }
     if let (Some(id), Some(secret)) = (&options.access_key_id, &options.secret_access_key) {
-        builder = builder.with_access_key_id(id).with_secret_access_key(text("secret access key", secret, url)?);
+        builder =
+            builder.with_access_key_id(id).with_secret_access_key(text("secret access key", secret, url)?);
     }
     if let Some(token) = &options.session_token {
         builder = builder.with_token(text("session token", token, url)?);
@@ -157,7 +158,11 @@ impl Endpoint {
 
     fn for_bucket(&self, bucket: &str, in_path: bool) -> String {
         let scheme = if self.plain_http { "http" } else { "https" };
-        if in_path { format!("{scheme}://{}", self.host) } else { format!("{scheme}://{bucket}.{}", self.host) }
+        if in_path {
+            format!("{scheme}://{}", self.host)
+        } else {
+            format!("{scheme}://{bucket}.{}", self.host)
+        }
     }
 }
 
@@ -166,7 +171,7 @@ pub(super) fn open_gs(place: &Place, options: &StoreOptions) -> Result<Arc<dyn S
     use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 
     use self::client::{build_error, text, with_provider_settings};
-    use crate::RemoteStore;
+    use crate::remote::RemoteStore;
 
     client::install_tls();
     let url = &place.url;
@@ -190,7 +195,7 @@ pub(super) fn open_az(place: &Place, options: &StoreOptions) -> Result<Arc<dyn S
     use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 
     use self::client::{build_error, text, with_provider_settings};
-    use crate::RemoteStore;
+    use crate::remote::RemoteStore;
 
     client::install_tls();
     let url = &place.url;

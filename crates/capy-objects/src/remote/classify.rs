@@ -29,7 +29,9 @@ pub(super) fn classify_write(error: &Error) -> Answer {
 /// The kind of an error.
 pub(super) fn fault_of(error: &Error) -> StoreErrorKind {
     match error {
-        Error::NotFound { .. } if says(error, "NoSuchBucket") => StoreErrorKind::invalid("there is no such bucket"),
+        Error::NotFound { .. } if says(error, "NoSuchBucket") => {
+            StoreErrorKind::invalid("there is no such bucket")
+        }
         Error::NotFound { .. } => StoreErrorKind::NotFound,
         Error::AlreadyExists { .. } | Error::Precondition { .. } | Error::NotModified { .. } => {
             StoreErrorKind::AlreadyExists
