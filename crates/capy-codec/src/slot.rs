@@ -150,7 +150,8 @@ pub fn unwrap_key(key: &WrappedKey, secret: SlotSecret<'_>, aad: &[u8]) -> Resul
         return Err(UnwrapError::WrongSecret);
     }
     let payload = Payload { msg: key.sealed.as_slice(), aad };
-    let master = wrapping.cipher().decrypt(&XNonce::from(key.nonce), payload).map_err(|_| UnwrapError::Damaged)?;
+    let master =
+        wrapping.cipher().decrypt(&XNonce::from(key.nonce), payload).map_err(|_| UnwrapError::Damaged)?;
     let master = Zeroizing::new(master);
     let bytes = <[u8; 32]>::try_from(master.as_slice()).map_err(|_| UnwrapError::Damaged)?;
     Ok(MasterKey::from_bytes(bytes))
