@@ -195,8 +195,11 @@ impl Prober<'_> {
                 Err(error) => return Err(error),
             };
         }
-        let past = self.store.get_range(&name, 200..300).await;
-        right &= matches!(past, Err(error) if matches!(error.kind, StoreErrorKind::Truncated { .. }));
+        right &= match self.store.get_range(&name, 200..300).await {
+            Ok(_) => false,
+            Err(error) if matches!(error.kind, StoreErrorKind::Truncated { .. }) => true,
+            Err(error) => return Err(error),
+        };
         report.range_reads = right;
         if !right {
             report.faults.push("a part of an object does not read as that part".to_owned());

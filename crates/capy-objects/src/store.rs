@@ -88,8 +88,10 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// holds nothing is an empty listing.
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<ObjectInfo, StoreError>>;
 
-    /// The smallest name that starts with `prefix`, in byte order, in as few requests as the
-    /// store allows.
+    /// The smallest name that starts with `prefix`, in as few requests as the store allows.
+    ///
+    /// Byte order, as long as no name continues with `/` where another continues with a character
+    /// before it (`a/b` beside `a-b`): some stores (SeaweedFS) sort by component there.
     ///
     /// # Errors
     /// `Denied`, `Unavailable`, `Invalid`. Nothing there is `None`.

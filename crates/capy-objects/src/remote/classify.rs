@@ -28,10 +28,11 @@ pub(super) fn classify_write(error: &Error) -> Answer {
 
 /// The kind of an error.
 pub(super) fn fault_of(error: &Error) -> StoreErrorKind {
+    // Listings wrap the answer once more, so this is asked first and of all.
+    if says(error, "NoSuchBucket") {
+        return StoreErrorKind::invalid("there is no such bucket");
+    }
     match error {
-        Error::NotFound { .. } if says(error, "NoSuchBucket") => {
-            StoreErrorKind::invalid("there is no such bucket")
-        }
         Error::NotFound { .. } => StoreErrorKind::NotFound,
         Error::AlreadyExists { .. } | Error::Precondition { .. } | Error::NotModified { .. } => {
             StoreErrorKind::AlreadyExists
