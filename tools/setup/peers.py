@@ -41,13 +41,14 @@ class Contender:
 class Capy(Contender):
     name = "capy-store"
 
-    def __init__(self, work, program):
+    def __init__(self, work, program, level):
         super().__init__(work)
         self.program = program
+        self.level = ["--compression-level", level] if level else []
         self.env = {"CAPY_REPO": self.repo, "CAPY_PASSPHRASE": PASSPHRASE}
 
     def init(self):
-        return [[self.program, "-q", "init"]]
+        return [[self.program, "-q", "init", *self.level]]
 
     def backup(self, state):
         return [self.program, "-q", "backup", "--cluster", "main", "--tar", "-"], self.source(state), None
@@ -163,8 +164,8 @@ spool-path={self.home}/spool
         return self.command(f"--pg1-path={self.out()}", "--type=none", "restore"), None
 
 
-def contenders(work, capy):
-    found = [Capy(work, capy)] if capy else []
+def contenders(work, capy, level):
+    found = [Capy(work, capy, level)] if capy else []
     found += [Restic(work, "tar"), Borg(work, "tar", "lz4"), Borg(work, "tar", "zstd,3")]
     found += [Restic(work, "directory"), Borg(work, "directory", "zstd,3")]
     return found + [PgBackRest(work, False), PgBackRest(work, True)]
