@@ -1,22 +1,31 @@
-//! Content-defined chunking: FastCDC (Xia et al., USENIX ATC 2016; two bytes a step: Xia et al.,
-//! IEEE TPDS 2020) with a gear table of the repository's own.
+//! Content-defined chunking: FastCDC (Xia et al., USENIX ATC 2016, with the masks of the 2020
+//! paper, IEEE TPDS 31(9)) with a gear table of the repository's own.
 //!
-//! Invariant: cuts depend on the bytes alone, not on how they were fed. Where bytes are cut is
-//! part of the format: equal data must be cut equally for ever.
+//! Invariants: cuts depend on the bytes alone, never on how they were fed; every chunk but the last
+//! is `min..=max` bytes long. Where bytes are cut is part of the format: equal data must be cut
+//! equally for ever, which is why masks and loop are ours and the tests pin cut points.
 
-use capy_types::limits::{CHUNK_MAX_BYTES, KIB};
-use fastcdc::v2020::{Normalization, cut_gear, select_masks};
+mod masks;
+mod pin;
+mod scan;
+#[cfg(test)]
+mod tests;
 
-/// The gear table: 256 random words, here derived from the repository's key, so that chunk sizes
-/// tell less about known files.
-#[derive(Clone)]
-pub struct Gear {
-    table: Box<[u64; 256]>,
-    shifted: Box<[u64; 256]>,
-}
+use std::fmt;
 
-impl std::fmt::Debug for Gear {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+use capy_types::limits::{CHUNK_MAX_BYTES, KIB, MIB};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+/// The gear table: 256 random words, derived from the repository's key, so that cut points tell
+/// less about known files. It is a secret: wiped on drop, never printed.
+///
+/// It raises the bar but is no proof against an observer who can choose plaintext and see chunk
+/// sizes (Alexeev, Percival, Zhang, eprint 2025/532); the format hides those sizes inside packs.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct Gear(Box<[u64; 256]>);
+
+impl fmt::Debug for Gear {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Gear(redacted)")
     }
 }
@@ -25,15 +34,15 @@ impl Gear {
     /// The table that belongs to `key`: 2 KiB of keyed BLAKE3 output as little-endian words.
     #[must_use]
     pub fn from_key(key: &[u8; 32]) -> Self {
-        let mut bytes = [0; 2048];
-        blake3::Hasher::new_keyed(key).finalize_xof().fill(&mut bytes);
+        let mut output = blake3::Hasher::new_keyed(key).finalize_xof();
         let mut table = Box::new([0; 256]);
-        for (word, bytes) in table.iter_mut().zip(bytes.as_chunks::<8>().0) {
-            *word = u64::from_le_bytes(*bytes);
+        let mut bytes = [0; 8];
+        for word in table.iter_mut() {
+            output.fill(&mut bytes);
+            *word = u64::from_le_bytes(bytes);
         }
-        let mut shifted = table.clone();
-        shifted.iter_mut().for_each(|word| *word <<= 1);
-        Self { table, shifted }
+        bytes.zeroize();
+        Self(table)
     }
 }
 
@@ -47,12 +56,14 @@ pub struct SizesError {
     reason: &'static str,
 }
 
-/// Sizes of content-defined chunks in bytes.
+/// Sizes of content-defined chunks in bytes; made by [`CdcSizes::new`], which checks them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CdcSizes {
-    /// No chunk but the last is shorter.
+    /// No chunk but the last of a stream is shorter.
     pub min: usize,
-    /// The size aimed at.
+    /// Where the easier of the two masks takes over. On random bytes the mean chunk is about a
+    /// quarter longer, since nothing is cut before `min`.
     pub avg: usize,
     /// No chunk is longer.
     pub max: usize,
@@ -67,11 +78,12 @@ impl CdcSizes {
     /// Checked sizes.
     ///
     /// # Errors
-    /// When they are not even, not ascending, or beyond the limits (64 B to 8 MiB).
+    /// When they are odd (FastCDC's two-byte form shifts such cuts), do not ascend, or are out of
+    /// range: `min` from 64 bytes, `avg` 256 bytes to 4 MiB, `max` up to [`CHUNK_MAX_BYTES`].
     pub const fn new(min: usize, avg: usize, max: usize) -> Result<Self, SizesError> {
         let reason = if min % 2 + avg % 2 + max % 2 != 0 {
             "they must be even"
-        } else if min < 64 || avg < 256 || avg > 4 * 1024 * KIB || max > CHUNK_MAX_BYTES {
+        } else if min < 64 || avg < 256 || avg > 4 * MIB || max > CHUNK_MAX_BYTES {
             "out of range"
         } else if min > avg || avg > max {
             "they must ascend"
@@ -87,16 +99,18 @@ impl CdcSizes {
 pub struct Cutter {
     gear: Gear,
     sizes: CdcSizes,
-    mask_s: u64,
-    mask_l: u64,
+    /// Cuts are rarer by this mask, which rules up to the average size,
+    strict: u64,
+    /// and more frequent by this one, which rules after it.
+    loose: u64,
 }
 
 impl Cutter {
     /// A cutter with the given table and sizes.
     #[must_use]
     pub fn new(gear: &Gear, sizes: CdcSizes) -> Self {
-        let (mask_s, mask_l) = select_masks(sizes.avg, Normalization::Level1);
-        Self { gear: gear.clone(), sizes, mask_s, mask_l }
+        let (strict, loose) = masks::for_average(sizes.avg);
+        Self { gear: gear.clone(), sizes, strict, loose }
     }
 
     /// The sizes.
@@ -107,25 +121,32 @@ impl Cutter {
 
     /// Length of the chunk that starts at `data[0]`, or `None` when it is not decided yet: more
     /// bytes could still move the cut. `at_end` says that no more bytes will come.
+    ///
+    /// It is always decided when `data` holds `max` bytes or more. The scan keeps no state: a
+    /// caller that asks before that pays for the same bytes again.
     #[must_use]
     pub fn next_cut(&self, data: &[u8], at_end: bool) -> Option<usize> {
-        if data.is_empty() || (data.len() < self.sizes.min && !at_end) {
+        let CdcSizes { min, avg, max } = self.sizes;
+        let window = &data[..data.len().min(max)];
+        let decided = at_end || window.len() == max;
+        if window.is_empty() || (window.len() <= min && !decided) {
             return None;
         }
-        let CdcSizes { min, avg, max } = self.sizes;
-        let (_, length) = cut_gear(
-            data,
-            min,
-            avg,
-            max,
-            self.mask_s,
-            self.mask_l,
-            self.mask_s << 1,
-            self.mask_l << 1,
-            &*self.gear.table,
-            &*self.gear.shifted,
-        );
-        // A cut at the very end of what is there may only be the end of what is there.
-        (length < data.len() || at_end || data.len() >= max).then_some(length)
+        let cut = if window.len() <= min { None } else { self.scan(window, min, avg) };
+        cut.or(decided.then_some(window.len()))
+    }
+
+    /// Where in `window`, which is longer than `min`, the hash says to cut.
+    fn scan(&self, window: &[u8], min: usize, avg: usize) -> Option<usize> {
+        // The last byte of an odd window was never a candidate: the 2020 form tests in pairs.
+        let end = window.len() & !1;
+        let middle = avg.min(end);
+        let mut hash = 0;
+        scan::find(&window[min..middle.max(min)], &self.gear.0, &mut hash, self.strict)
+            .map(|at| min + at)
+            .or_else(|| {
+                let at = scan::find(&window[middle.max(min)..end], &self.gear.0, &mut hash, self.loose)?;
+                Some(middle.max(min) + at)
+            })
     }
 }

@@ -1,6 +1,14 @@
-//! Compression: zstd with a reused context, or the bytes as they are when that is not smaller.
+//! Compression: zstd (RFC 8878) with a reused context, or the bytes as they are when that is not
+//! worth it.
+//!
+//! Invariants: what is stored is smaller than the plaintext by at least 1/32, or is the plaintext;
+//! a decompressor never holds more than the length it was told, whatever the stored bytes claim.
 
-use zstd::zstd_safe::{CCtx, CParameter, DCtx};
+#[cfg(test)]
+mod tests;
+
+use zstd::zstd_safe::zstd_sys::ZSTD_ErrorCode;
+use zstd::zstd_safe::{CCtx, CParameter, DCtx, get_error_name, get_frame_content_size};
 
 /// How a frame's plaintext is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,6 +18,14 @@ pub enum Compression {
     Raw = 0,
     /// One zstd frame.
     Zstd = 1,
+}
+
+impl Compression {
+    /// The byte that stands for it.
+    #[must_use]
+    pub const fn as_u8(self) -> u8 {
+        self as u8
+    }
 }
 
 /// A compression byte this version does not know.
@@ -37,10 +53,10 @@ pub struct CompressError(String);
 /// Stored bytes that do not decompress to what they should.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecompressError {
-    /// Not a valid zstd frame.
+    /// Not one valid zstd frame.
     #[error("damaged zstd frame: {0}")]
     Damaged(String),
-    /// A valid frame of another length, or with bytes left over.
+    /// Of another length.
     #[error("decompresses to {found} bytes, not {expected}")]
     Length {
         /// What it should be.
@@ -50,13 +66,11 @@ pub enum DecompressError {
     },
 }
 
-fn words(code: usize) -> String {
-    zstd::zstd_safe::get_error_name(code).to_owned()
-}
-
-/// Compresses chunks one after the other with one context.
+/// Compresses chunks one after the other, with one context and one buffer for all of them.
 pub struct Compressor {
     context: CCtx<'static>,
+    /// Where zstd writes. It grows to the longest chunk and is then never touched but by zstd.
+    scratch: Vec<u8>,
 }
 
 impl std::fmt::Debug for Compressor {
@@ -66,40 +80,61 @@ impl std::fmt::Debug for Compressor {
 }
 
 impl Compressor {
-    /// A compressor at zstd `level`, 1 to 19.
+    /// The levels that [`Compressor::new`] takes: those above need much memory to read, those below
+    /// hardly compress.
+    pub const LEVELS: std::ops::RangeInclusive<i32> = 1..=19;
+
+    /// A compressor at zstd `level`.
     ///
     /// # Errors
-    /// When zstd refuses the level or lacks memory.
+    /// When `level` is not one of [`Compressor::LEVELS`], or memory is lacking.
     pub fn new(level: i32) -> Result<Self, CompressError> {
+        if !Self::LEVELS.contains(&level) {
+            return Err(CompressError(format!("level {level} is not from 1 to 19")));
+        }
         let mut context = CCtx::try_create().ok_or_else(|| CompressError("out of memory".to_owned()))?;
-        let set = |context: &mut CCtx<'static>, parameter| {
-            context.set_parameter(parameter).map(|_| ()).map_err(|code| CompressError(words(code)))
-        };
-        set(&mut context, CParameter::CompressionLevel(level))?;
-        // Length, checksum and dictionary id are known from the frame's own header.
-        set(&mut context, CParameter::ChecksumFlag(false))?;
-        set(&mut context, CParameter::DictIdFlag(false))?;
-        Ok(Self { context })
+        // A frame's seal and the chunk's name check the content better than zstd's checksum would.
+        for parameter in [
+            CParameter::CompressionLevel(level),
+            CParameter::ContentSizeFlag(true),
+            CParameter::ChecksumFlag(false),
+            CParameter::DictIdFlag(false),
+        ] {
+            context
+                .set_parameter(parameter)
+                .map_err(|code| CompressError(get_error_name(code).to_owned()))?;
+        }
+        Ok(Self { context, scratch: Vec::new() })
     }
 
-    /// Appends the stored form of `plain` to `out`: a zstd frame when that is at least 1/32
-    /// smaller, else the bytes as they are.
+    /// Appends the stored form of `plain` to `out`: one zstd frame when that saves at least 1/32,
+    /// else the bytes as they are.
     ///
     /// # Errors
-    /// When zstd fails, which it does only for lack of memory.
+    /// When zstd fails, which it does only for lack of memory; `out` is then as it was.
     pub fn compress(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Result<Compression, CompressError> {
-        let from = out.len();
-        out.resize(from + zstd::zstd_safe::compress_bound(plain.len()), 0);
-        let written =
-            self.context.compress2(&mut out[from..], plain).map_err(|code| CompressError(words(code)))?;
-        if written + plain.len() / 32 < plain.len() {
-            out.truncate(from + written);
-            return Ok(Compression::Zstd);
+        // zstd gets no more room than it may use: what does not fit there is not worth it.
+        let room = (plain.len() - plain.len() / 32).saturating_sub(1);
+        if self.scratch.len() < room {
+            self.scratch.resize(room, 0);
         }
-        out.truncate(from);
-        out.extend_from_slice(plain);
-        Ok(Compression::Raw)
+        match self.context.compress2(&mut self.scratch[..room], plain) {
+            Ok(written) => {
+                out.extend_from_slice(&self.scratch[..written]);
+                Ok(Compression::Zstd)
+            }
+            Err(code) if is_out_of_room(code) => {
+                out.extend_from_slice(plain);
+                Ok(Compression::Raw)
+            }
+            Err(code) => Err(CompressError(get_error_name(code).to_owned())),
+        }
     }
+}
+
+/// zstd returns errors as negative numbers in an unsigned type.
+fn is_out_of_room(code: usize) -> bool {
+    code.wrapping_neg() == ZSTD_ErrorCode::ZSTD_error_dstSize_tooSmall as usize
 }
 
 /// Decompresses frames one after the other with one context.
@@ -126,9 +161,12 @@ impl Decompressor {
         Self { context: DCtx::create() }
     }
 
-    /// Replaces `out` by the plaintext of `stored`, which must be `plain_len` bytes long.
+    /// Replaces `out` by the plaintext of `stored`, which must be `plain_len` bytes long; on an
+    /// error `out` is empty. What `out` held is overwritten, so handing in the same one again costs
+    /// neither an allocation nor a wipe.
     ///
-    /// Never allocates more than `plain_len`, whatever `stored` claims.
+    /// Never allocates more than `plain_len`, whatever `stored` claims; all of `stored` must be
+    /// used up.
     ///
     /// # Errors
     /// When it is damaged or of another length.
@@ -139,22 +177,42 @@ impl Decompressor {
         plain_len: usize,
         out: &mut Vec<u8>,
     ) -> Result<(), DecompressError> {
-        out.clear();
-        let found = match compression {
-            Compression::Raw => {
-                if stored.len() == plain_len {
-                    out.extend_from_slice(stored);
-                }
-                stored.len()
-            }
-            Compression::Zstd => {
-                out.reserve_exact(plain_len);
-                out.resize(plain_len, 0);
-                self.context
-                    .decompress(out.as_mut_slice(), stored)
-                    .map_err(|code| DecompressError::Damaged(words(code)))?
-            }
+        let result = match compression {
+            Compression::Raw => copy(stored, plain_len, out),
+            Compression::Zstd => self.unpack(stored, plain_len, out),
         };
-        if found == plain_len { Ok(()) } else { Err(DecompressError::Length { expected: plain_len, found }) }
+        if result.is_err() {
+            out.clear();
+        }
+        result
     }
+
+    fn unpack(&mut self, stored: &[u8], plain_len: usize, out: &mut Vec<u8>) -> Result<(), DecompressError> {
+        let expected = plain_len;
+        let damaged = |problem: &str| DecompressError::Damaged(problem.to_owned());
+        // Refuse what claims another length before making room for it. A frame without a length is
+        // valid, and bounded by the room it gets.
+        let claimed = get_frame_content_size(stored).map_err(|_| damaged("no frame header"))?;
+        if let Some(found) = claimed.map(|claimed| usize::try_from(claimed).unwrap_or(usize::MAX))
+            && found != expected
+        {
+            return Err(DecompressError::Length { expected, found });
+        }
+        out.reserve_exact(plain_len.saturating_sub(out.len()));
+        out.resize(plain_len, 0);
+        let found = self
+            .context
+            .decompress(out.as_mut_slice(), stored)
+            .map_err(|code| damaged(get_error_name(code)))?;
+        if found == expected { Ok(()) } else { Err(DecompressError::Length { expected, found }) }
+    }
+}
+
+fn copy(stored: &[u8], plain_len: usize, out: &mut Vec<u8>) -> Result<(), DecompressError> {
+    if stored.len() != plain_len {
+        return Err(DecompressError::Length { expected: plain_len, found: stored.len() });
+    }
+    out.clear();
+    out.extend_from_slice(stored);
+    Ok(())
 }

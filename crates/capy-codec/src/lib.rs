@@ -1,4 +1,14 @@
-//! Chunk, hash, compress and seal.
+//! Chunk, hash, compress and seal: everything between plaintext and stored bytes.
+//!
+//! Bytes in, bytes out: no I/O, no async, no knowledge of packs or objects. What is written goes
+//! through [`Cutter`], [`ChunkNamer`], [`Compressor`] and [`SealKey::seal`]; what is read goes
+//! through [`SealKey::open`] and [`Decompressor`], and is then named again and compared.
+//!
+//! Every key comes from one [`MasterKey`] through [`RepositoryKeys`]; the master key itself is
+//! stored wrapped ([`wrap_key`]) for each secret that may open the repository.
+//!
+//! Invariants: cuts, names and derivations never change (known answers in the tests hold them);
+//! secrets are wiped on drop and never printed; nothing is allocated on the word of stored bytes.
 
 mod chunk;
 mod compress;

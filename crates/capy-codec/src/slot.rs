@@ -1,10 +1,20 @@
 //! Key slots: the master key wrapped for one passphrase or key file.
 //!
-//! Passphrases go through Argon2id (RFC 9106); key files through BLAKE3 `derive_key`. The wrapping
-//! key is committed to, and the commitment is checked first: a wrong secret is told apart from
-//! damage, and no secret can be tried against several keys at once.
+//! Passphrases go through Argon2id (RFC 9106); key files, which are random, through BLAKE3
+//! `derive_key`. The wrapping key seals the master key with XChaCha20-Poly1305
+//! (draft-irtf-cfrg-xchacha), bound to the slot.
+//!
+//! The wrapping key is committed to, and the commitment is checked first: a wrong secret is told
+//! apart from damage, and one forged slot cannot try many passphrases at once (Len, Grubbs,
+//! Ristenpart, "Partitioning Oracle Attacks", USENIX Security 2021).
+//!
+//! Invariants: costs read from a slot are bounded before memory is taken; nothing secret is left
+//! in memory or shown.
 
-use argon2::{Algorithm, Argon2, Params, Version};
+#[cfg(test)]
+mod tests;
+
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use capy_types::{Entropy, Secret};
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
@@ -25,26 +35,29 @@ pub enum SlotSecret<'a> {
 /// The cost of trying a passphrase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KdfParams {
-    /// Memory in KiB.
+    /// Memory in KiB: at least 8 a lane, at most [`KdfParams::MEMORY_MAX_KIB`].
     pub memory_kib: u32,
-    /// Passes over it.
+    /// Passes over it: 1 to [`KdfParams::PASSES_MAX`].
     pub passes: u32,
-    /// Lanes.
+    /// Lanes that could be computed at once: 1 to [`KdfParams::LANES_MAX`].
     pub lanes: u32,
 }
 
 impl Default for KdfParams {
-    /// 64 MiB and three passes: the second recommendation of RFC 9106 with one lane.
+    /// 64 MiB and three passes: the second recommendation of RFC 9106 (section 4), with one lane.
     fn default() -> Self {
         Self { memory_kib: 64 * 1024, passes: 3, lanes: 1 }
     }
 }
 
 impl KdfParams {
-    /// Most memory a slot may demand: 1 GiB.
-    const MEMORY_MAX_KIB: u32 = 1024 * 1024;
-    const PASSES_MAX: u32 = 16;
-    const LANES_MAX: u32 = 8;
+    /// Most memory a slot may demand, in KiB: 1 GiB. Whoever can write to the store can write
+    /// slots, and must not be able to exhaust a reader.
+    pub const MEMORY_MAX_KIB: u32 = 1024 * 1024;
+    /// Most passes a slot may demand: about half a minute over the most memory.
+    pub const PASSES_MAX: u32 = 16;
+    /// Most lanes a slot may demand.
+    pub const LANES_MAX: u32 = 8;
 
     fn check(self) -> Result<Params, UnwrapError> {
         let within = self.memory_kib <= Self::MEMORY_MAX_KIB
@@ -55,7 +68,7 @@ impl KdfParams {
     }
 }
 
-/// A wrapped master key, as stored in a slot.
+/// A wrapped master key, as stored in a slot. Nothing in it is secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WrappedKey {
     /// Salt of the derivation.
@@ -66,14 +79,15 @@ pub struct WrappedKey {
     pub commitment: [u8; 32],
     /// Nonce of the sealed key.
     pub nonce: [u8; 24],
-    /// The master key, sealed: 48 bytes.
+    /// The master key, sealed: 32 bytes and a tag of 16.
     pub sealed: Vec<u8>,
 }
 
 /// Why a slot does not open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UnwrapError {
-    /// The secret is not this slot's.
+    /// The secret is not this slot's, or the slot's salt, costs or commitment are damaged: from
+    /// outside they look the same.
     #[error("the secret does not open this slot")]
     WrongSecret,
     /// The secret is right, but what it should open is damaged.
@@ -91,14 +105,16 @@ impl WrappingKey {
         let mut key = Zeroizing::new([0; 32]);
         match (secret, kdf) {
             (SlotSecret::Passphrase(secret), Some(kdf)) => {
-                Argon2::new(Algorithm::Argon2id, Version::V0x13, kdf.check()?)
-                    .hash_password_into(secret.expose(), salt, &mut *key)
+                let params = kdf.check()?;
+                // Memory of our own, because Argon2 leaves it as it is: it tells a passphrase apart.
+                let mut memory = Zeroizing::new(vec![Block::new(); params.block_count()]);
+                Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+                    .hash_password_into_with_memory(secret.expose(), salt, &mut *key, &mut *memory)
                     .map_err(|_| UnwrapError::BadParameters)?;
             }
             (SlotSecret::KeyFile(secret), None) => {
-                let mut hasher = blake3::Hasher::new_derive_key("capy-store 2026-11 v1 key file");
-                hasher.update(salt).update(secret.expose());
-                *key = *hasher.finalize().as_bytes();
+                let material = Zeroizing::new([salt, secret.expose()].concat());
+                *key = blake3::derive_key("capy-store 2026-11 v1 key file", &material);
             }
             _ => return Err(UnwrapError::WrongSecret),
         }
@@ -106,9 +122,8 @@ impl WrappingKey {
     }
 
     fn commitment(&self, aad: &[u8]) -> [u8; 32] {
-        let mut hasher = blake3::Hasher::new_derive_key("capy-store 2026-11 v1 key slot commitment");
-        hasher.update(&*self.0).update(aad);
-        *hasher.finalize().as_bytes()
+        let material = Zeroizing::new([&self.0[..], aad].concat());
+        blake3::derive_key("capy-store 2026-11 v1 key slot commitment", &material)
     }
 
     fn cipher(&self) -> XChaCha20Poly1305 {
@@ -116,7 +131,10 @@ impl WrappingKey {
     }
 }
 
-/// Wraps `master` for `secret`; `aad` is what the slot is bound to.
+/// Wraps `master` for `secret`; `aad` is what the slot is bound to. `kdf` matters for a passphrase
+/// only. How strong the secret must be is the caller's to decide.
+///
+/// Takes as long as `kdf` demands, a quarter of a second or more: not for an async thread.
 ///
 /// # Errors
 /// [`UnwrapError::BadParameters`] when `kdf` is beyond the limits.
@@ -140,7 +158,7 @@ pub fn wrap_key(
     Ok(WrappedKey { salt, kdf, commitment: wrapping.commitment(aad), nonce, sealed })
 }
 
-/// Opens a wrapped key.
+/// Opens a wrapped key; takes as long as wrapping it did.
 ///
 /// # Errors
 /// See [`UnwrapError`].
