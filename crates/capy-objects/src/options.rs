@@ -60,7 +60,7 @@ impl Default for StoreOptions {
 }
 
 /// Names passed on as they are, in lower case, to the cloud's own settings.
-const PROVIDER_VARS: [&str; 17] = [
+pub(crate) const PROVIDER_VARS: [&str; 17] = [
     "AWS_ROLE_ARN",
     "AWS_ROLE_SESSION_NAME",
     "AWS_WEB_IDENTITY_TOKEN_FILE",

@@ -207,7 +207,9 @@ impl PostgresError {
             Self::Connect { .. } | Self::ConnectionLost { .. } => ErrorKind::Unavailable,
             Self::Tls { .. } => ErrorKind::Denied,
             Self::Protocol { .. } => ErrorKind::Corrupt,
-            Self::Sql { source, .. } => source.code().map_or(ErrorKind::Unavailable, |code| kind_of(code.code())),
+            Self::Sql { source, .. } => {
+                source.code().map_or(ErrorKind::Unavailable, |code| kind_of(code.code()))
+            }
             Self::Server(error) => kind_of(&error.code),
             Self::Empty { .. } | Self::Compressed { .. } | Self::NotATarDirectory { .. } => {
                 ErrorKind::Invalid

@@ -25,5 +25,6 @@ pub use error::{PostgresError, ServerError};
 pub use replication::{BaseBackupOptions, ReplicationConnection, SystemIdentity};
 pub use server::{Advice, Severity};
 pub use source::{
-    ArchiveKind, ArchiveStart, CollationFacts, ReplicationSource, Source, SourceEvent, SourceFacts, TablespaceFacts,
+    ArchiveKind, ArchiveStart, CollationFacts, ReplicationSource, Source, SourceEvent, SourceFacts,
+    TablespaceFacts,
 };

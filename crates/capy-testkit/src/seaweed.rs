@@ -60,8 +60,8 @@ pub struct S3Server {
     bucket: String,
     access_key_id: String,
     secret_access_key: String,
-    /// `None` for a server that somebody else runs. Held for its end.
-    _process: Option<Watched>,
+    /// `None` for a server that somebody else runs.
+    process: Option<Watched>,
 }
 
 #[derive(Debug)]
@@ -109,7 +109,7 @@ impl S3Server {
             bucket: var("CAPY_TEST_S3_BUCKET", BUCKET),
             access_key_id: var("CAPY_TEST_S3_ACCESS_KEY_ID", "capy"),
             secret_access_key: var("CAPY_TEST_S3_SECRET_ACCESS_KEY", "capy-secret"),
-            _process: None,
+            process: None,
         })
     }
 
@@ -145,7 +145,7 @@ impl S3Server {
             bucket: BUCKET.to_owned(),
             access_key_id: id.to_owned(),
             secret_access_key: secret.to_owned(),
-            _process: Some(process),
+            process: Some(process),
         })
     }
 
@@ -179,6 +179,12 @@ impl S3Server {
         let mut bytes = [0; 8];
         OsEntropy.fill(&mut bytes);
         format!("s3://{}/t{:016x}", self.bucket, u64::from_le_bytes(bytes))
+    }
+
+    /// Where its log and data are; `None` for a server that somebody else runs.
+    #[must_use]
+    pub fn directory(&self) -> Option<&Path> {
+        self.process.as_ref().map(|process| process.directory.as_path())
     }
 
     /// What a program needs in its environment to reach it.
@@ -308,4 +314,20 @@ fn binary() -> PathBuf {
 
 fn set_var(name: &str) -> Option<String> {
     std::env::var_os(name).and_then(|value| value.into_string().ok()).filter(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_serves_until_it_is_dropped_and_leaves_nothing() {
+        let server = S3Server::start();
+        let address = server.endpoint().trim_start_matches("http://").to_owned();
+        assert!(TcpStream::connect(&address).is_ok());
+        let directory = server.directory().unwrap().to_owned();
+        drop(server);
+        assert!(TcpStream::connect(&address).is_err());
+        assert!(!directory.exists());
+    }
 }

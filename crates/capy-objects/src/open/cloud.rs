@@ -87,6 +87,12 @@ pub(super) fn open_s3(place: &Place, options: &StoreOptions) -> Result<Arc<dyn S
     match (&options.access_key_id, &options.secret_access_key) {
         (Some(_), None) => return Err(invalid(url, "an access key id without its secret access key")),
         (None, Some(_)) => return Err(invalid(url, "a secret access key without its id")),
+        // Only Amazon's machines have roles; elsewhere the search for one would end in a time-out.
+        (None, None)
+            if endpoint.is_some() && !options.provider_settings.keys().any(|key| key.starts_with("aws_")) =>
+        {
+            return Err(invalid(url, "no credentials: an access key id and a secret access key are needed"));
+        }
         _ => {}
     }
     let in_path = options.path_style.unwrap_or(endpoint.is_some());
@@ -217,4 +223,68 @@ pub(super) fn open_az(place: &Place, _: &StoreOptions) -> Result<Arc<dyn Store>,
 #[cfg(not(all(feature = "s3", feature = "gs", feature = "az")))]
 fn unserved(place: &Place, feature: &str) -> StoreError {
     invalid(&place.url, &format!("this program was built without the feature {feature:?}"))
+}
+
+#[cfg(all(test, feature = "s3"))]
+mod tests {
+    use capy_types::Secret;
+
+    use super::*;
+    use crate::StoreErrorKind;
+
+    fn open(options: &StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
+        open_s3(&Place::parse("s3://b/p", "b/p").unwrap(), options)
+    }
+
+    fn refused(options: &StoreOptions) -> String {
+        let error = open(options).unwrap_err();
+        assert!(matches!(error.kind, StoreErrorKind::Invalid { .. }), "{error}");
+        error.to_string()
+    }
+
+    fn with_keys(endpoint: &str) -> StoreOptions {
+        StoreOptions {
+            endpoint: Some(endpoint.to_owned()),
+            access_key_id: Some("id".to_owned()),
+            secret_access_key: Some(Secret::from("secret".to_owned())),
+            ..StoreOptions::default()
+        }
+    }
+
+    #[test]
+    fn options_that_make_no_sense_are_refused_before_anything_is_asked() {
+        let good = with_keys("http://localhost:1");
+        assert!(open(&good).is_ok());
+        assert!(refused(&with_keys("localhost:1")).contains("neither https:// nor http://"));
+        assert!(refused(&with_keys("https://id:secret@host")).contains("credentials in front"));
+        assert!(refused(&StoreOptions { allow_http: Some(false), ..good.clone() }).contains("plain HTTP"));
+        assert!(
+            refused(&StoreOptions { secret_access_key: None, ..good.clone() }).contains("without its secret")
+        );
+        assert!(refused(&StoreOptions { access_key_id: None, ..good.clone() }).contains("without its id"));
+        let none = StoreOptions { access_key_id: None, secret_access_key: None, ..good };
+        assert!(refused(&none).contains("no credentials"));
+    }
+
+    #[test]
+    fn the_bucket_goes_into_the_path_or_the_host() {
+        let endpoint = Endpoint::parse("https://s3.example:9000/", "u").unwrap();
+        assert_eq!(endpoint.for_bucket("b", true), "https://s3.example:9000");
+        assert_eq!(endpoint.for_bucket("b", false), "https://b.s3.example:9000");
+    }
+
+    #[test]
+    fn every_provider_variable_is_a_setting_of_its_cloud() {
+        for name in crate::options::PROVIDER_VARS.map(str::to_ascii_lowercase) {
+            let known = match name.split_once('_').map(|(cloud, _)| cloud) {
+                Some("aws") => name.parse::<object_store::aws::AmazonS3ConfigKey>().is_ok(),
+                #[cfg(feature = "gs")]
+                Some("google") => name.parse::<object_store::gcp::GoogleConfigKey>().is_ok(),
+                #[cfg(feature = "az")]
+                Some("azure") => name.parse::<object_store::azure::AzureConfigKey>().is_ok(),
+                _ => true,
+            };
+            assert!(known, "{name}");
+        }
+    }
 }

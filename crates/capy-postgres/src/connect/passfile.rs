@@ -14,7 +14,10 @@ const PASSFILE_MAX_BYTES: u64 = 1 << 20;
 /// libpq does.
 pub(super) fn look_up(path: &Path, host: &str, port: u16, database: &str, user: &str) -> Option<Secret> {
     let metadata = std::fs::metadata(path).ok()?;
-    if !metadata.is_file() || metadata.len() > PASSFILE_MAX_BYTES || metadata.permissions().mode() & 0o077 != 0 {
+    if !metadata.is_file()
+        || metadata.len() > PASSFILE_MAX_BYTES
+        || metadata.permissions().mode() & 0o077 != 0
+    {
         return None;
     }
     let text = std::fs::read_to_string(path).ok()?;
@@ -26,7 +29,8 @@ pub(super) fn look_up(path: &Path, host: &str, port: u16, database: &str, user: 
 fn find(text: &str, wanted: &[&str; 4]) -> Option<Secret> {
     text.lines().filter(|line| !line.starts_with('#')).find_map(|line| {
         let mut fields = split(line).into_iter();
-        let matches = wanted.iter().all(|value| fields.next().is_some_and(|field| field == "*" || field == *value));
+        let matches =
+            wanted.iter().all(|value| fields.next().is_some_and(|field| field == "*" || field == *value));
         fields.next().filter(|_| matches).map(Secret::from)
     })
 }

@@ -83,7 +83,8 @@ impl ConnectSettings {
     /// `Conninfo` when the string, or a value it resolves to, makes no sense.
     pub fn parse(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Self, PostgresError> {
         let mut pairs = conninfo::parse(text)?;
-        let mut take = |key: &str, env: &str| pairs.remove(key).or_else(|| variable(env)).filter(|v| !v.is_empty());
+        let mut take =
+            |key: &str, env: &str| pairs.remove(key).or_else(|| variable(env)).filter(|v| !v.is_empty());
         let fail = |problem: String| PostgresError::Conninfo { problem };
         let names = take("hostaddr", "PGHOSTADDR");
         let names = take("host", "PGHOST").or(names).unwrap_or_else(|| "/var/run/postgresql".to_owned());
@@ -103,7 +104,8 @@ impl ConnectSettings {
         };
         let timeout = take("connect_timeout", "PGCONNECT_TIMEOUT");
         let timeout = timeout.map_or(Ok(0), |text| {
-            text.parse::<u64>().map_err(|_| fail(format!("connect_timeout {text:?} is not a number of seconds")))
+            text.parse::<u64>()
+                .map_err(|_| fail(format!("connect_timeout {text:?} is not a number of seconds")))
         })?;
         let settings = Self {
             hosts,
@@ -112,16 +114,25 @@ impl ConnectSettings {
                 .map(PathBuf::from)
                 .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".pgpass"))),
             database: take("dbname", "PGDATABASE").unwrap_or_else(|| "postgres".to_owned()),
-            application_name: take("application_name", "PGAPPNAME").unwrap_or_else(|| "capy-store".to_owned()),
+            application_name: take("application_name", "PGAPPNAME")
+                .unwrap_or_else(|| "capy-store".to_owned()),
             ssl_mode,
-            ssl_root_cert: take("sslrootcert", "PGSSLROOTCERT").filter(|path| path != "system").map(PathBuf::from),
+            ssl_root_cert: take("sslrootcert", "PGSSLROOTCERT")
+                .filter(|path| path != "system")
+                .map(PathBuf::from),
             connect_timeout: if timeout == 0 { Self::CONNECT_TIMEOUT } else { Duration::from_secs(timeout) },
             user,
         };
         // Settings that do not change where we connect to or how are let pass, as libpq has many.
         const HARMLESS: [&str; 8] = [
-            "options", "client_encoding", "keepalives", "keepalives_idle", "gssencmode", "channel_binding",
-            "fallback_application_name", "replication",
+            "options",
+            "client_encoding",
+            "keepalives",
+            "keepalives_idle",
+            "gssencmode",
+            "channel_binding",
+            "fallback_application_name",
+            "replication",
         ];
         match pairs.keys().find(|key| !HARMLESS.contains(&key.as_str())) {
             Some(unknown) => Err(fail(format!("{unknown:?} is not a setting that is understood here"))),
@@ -159,8 +170,8 @@ fn hosts(names: &str, ports: &str) -> Result<Vec<Host>, PostgresError> {
             let port = ports.get(n).or_else(|| ports.first()).copied().unwrap_or("5432");
             let port = if port.is_empty() { "5432" } else { port };
             let number = port.parse().ok().filter(|port: &u16| *port != 0);
-            let number =
-                number.ok_or_else(|| PostgresError::Conninfo { problem: format!("port {port:?} is not a port") })?;
+            let number = number
+                .ok_or_else(|| PostgresError::Conninfo { problem: format!("port {port:?} is not a port") })?;
             Ok(Host { name: (*name).to_owned(), port: number })
         })
         .collect()
@@ -188,7 +199,8 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_refused() {
-        for bad in ["user=a port=0", "user=a port=1,2", "user=a sslmode=maybe", "user=a hots=b", "port=5432"] {
+        for bad in ["user=a port=0", "user=a port=1,2", "user=a sslmode=maybe", "user=a hots=b", "port=5432"]
+        {
             assert!(ConnectSettings::parse(bad, |_| None).is_err(), "{bad} must be refused");
         }
         assert!(ConnectSettings::parse("user=a host=x,y port=1,2", |_| None).is_ok());

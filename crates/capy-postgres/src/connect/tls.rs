@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
@@ -34,7 +34,9 @@ pub(super) fn client_config(settings: &ConnectSettings) -> Result<Arc<ClientConf
         None
     };
     let verifier = Verifier { provider, inner, name_matters: settings.ssl_mode == SslMode::VerifyFull };
-    Ok(Arc::new(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth()))
+    Ok(Arc::new(
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth(),
+    ))
 }
 
 fn roots(settings: &ConnectSettings) -> Result<RootCertStore, PostgresError> {

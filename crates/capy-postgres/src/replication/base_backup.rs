@@ -13,8 +13,8 @@ use postgres_protocol::message::frontend;
 use super::ReplicationConnection;
 use super::connection::unexpected;
 use super::wire::row;
-use crate::source::{ArchiveKind, TablespaceFacts};
 use crate::PostgresError;
+use crate::source::{ArchiveKind, TablespaceFacts};
 
 /// What to ask the server for.
 #[derive(Debug, Clone)]

@@ -67,7 +67,10 @@ impl ReplicationConnection {
     }
 
     /// Runs one command and returns the rows of its results, one list per result.
-    pub(super) async fn command(&mut self, text: &str) -> Result<Vec<Vec<Vec<Option<String>>>>, PostgresError> {
+    pub(super) async fn command(
+        &mut self,
+        text: &str,
+    ) -> Result<Vec<Vec<Vec<Option<String>>>>, PostgresError> {
         self.wire.send(|out| frontend::query(text, out)).await?;
         let (mut results, mut rows) = (Vec::new(), Vec::new());
         let mut failure = None;
@@ -191,7 +194,9 @@ async fn scram(wire: &mut Wire, mechanisms: &[u8], password: &Secret) -> Result<
 async fn sasl_step(wire: &mut Wire, expected: u32) -> Result<Vec<u8>, PostgresError> {
     let message = wire.next().await?;
     match message.body.split_first_chunk::<4>() {
-        Some((code, rest)) if message.tag == b'R' && u32::from_be_bytes(*code) == expected => Ok(rest.to_vec()),
+        Some((code, rest)) if message.tag == b'R' && u32::from_be_bytes(*code) == expected => {
+            Ok(rest.to_vec())
+        }
         _ => Err(unexpected(&message)),
     }
 }

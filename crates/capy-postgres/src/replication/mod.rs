@@ -7,6 +7,6 @@ mod base_backup;
 mod connection;
 mod wire;
 
-pub(crate) use base_backup::{BaseBackup, BaseBackupEvent};
 pub use base_backup::BaseBackupOptions;
+pub(crate) use base_backup::{BaseBackup, BaseBackupEvent};
 pub use connection::{ReplicationConnection, SystemIdentity};

@@ -50,7 +50,8 @@ impl Wire {
         encode: impl FnOnce(&mut BytesMut) -> io::Result<()>,
     ) -> Result<(), PostgresError> {
         self.write.clear();
-        encode(&mut self.write).map_err(|error| PostgresError::protocol(format!("cannot encode a request: {error}")))?;
+        encode(&mut self.write)
+            .map_err(|error| PostgresError::protocol(format!("cannot encode a request: {error}")))?;
         let sent = self.transport.stream.write_all(&self.write).await;
         sent.map_err(|error| self.lost(error))?;
         self.transport.stream.flush().await.map_err(|error| self.lost(error))
@@ -85,9 +86,11 @@ impl Wire {
             } else {
                 self.read.reserve(READ_BYTES);
             }
-            let read = self.transport.stream.read_buf(&mut self.read).await.map_err(|error| self.lost(error))?;
+            let read =
+                self.transport.stream.read_buf(&mut self.read).await.map_err(|error| self.lost(error))?;
             if read == 0 {
-                return Err(self.lost(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection")));
+                return Err(self
+                    .lost(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection")));
             }
         }
     }

@@ -8,10 +8,10 @@ use capy_types::SegmentSize;
 use tokio_postgres::{Client, NoTls};
 
 use super::preflight::{self, Advice};
+use crate::PostgresError;
 use crate::connect::{self, ConnectSettings};
 use crate::replication::ReplicationConnection;
 use crate::source::{CollationFacts, SourceFacts};
-use crate::PostgresError;
 use capy_types::limits::PAGE_SIZE_BYTES;
 
 /// Settings a standby or restored copy must not go below, and those that decide what a backup is
@@ -102,7 +102,10 @@ pub(crate) async fn facts_over_sql(
 async fn read(client: &Client, facts: &mut SourceFacts) -> Result<(), tokio_postgres::Error> {
     let names: Vec<String> = SETTINGS.iter().map(|name| (*name).to_owned()).collect();
     let rows = client
-        .query("select name, setting from pg_settings where name = any($1) and setting is not null", &[&names])
+        .query(
+            "select name, setting from pg_settings where name = any($1) and setting is not null",
+            &[&names],
+        )
         .await?;
     facts.settings = rows.iter().map(|row| (row.get(0), row.get(1))).collect::<BTreeMap<_, _>>();
     let standby = client.query_one("select pg_is_in_recovery()", &[]).await?;
@@ -114,7 +117,8 @@ async fn read(client: &Client, facts: &mut SourceFacts) -> Result<(), tokio_post
 /// Collation versions: of the databases (15 and later), and of each library that collations of
 /// the connected database use.
 async fn collations(client: &Client, version: u32) -> Result<Vec<CollationFacts>, tokio_postgres::Error> {
-    let provider = "case collprovider when 'c' then 'libc' when 'i' then 'icu' when 'b' then 'builtin' else 'other' end";
+    let provider =
+        "case collprovider when 'c' then 'libc' when 'i' then 'icu' when 'b' then 'builtin' else 'other' end";
     let mut queries = vec![format!(
         "select distinct on (2, 3) collname::text, {provider}, collversion from pg_collation
          where collversion is not null order by 2, 3, 1"

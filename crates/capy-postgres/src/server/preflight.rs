@@ -39,7 +39,11 @@ pub(super) async fn advice(
     let mut all = Vec::new();
     let setting = |name: &str| facts.settings.get(name).map(String::as_str);
     if setting("wal_level") == Some("minimal") {
-        all.push(advice_of(Severity::Warning, "wal_level", "minimal: base backups are refused; set it to replica"));
+        all.push(advice_of(
+            Severity::Warning,
+            "wal_level",
+            "minimal: base backups are refused; set it to replica",
+        ));
     }
     if facts.from_standby == Some(true) && setting("full_page_writes") == Some("off") {
         all.push(advice_of(
@@ -51,7 +55,8 @@ pub(super) async fn advice(
     if setting("max_wal_senders") == Some("0") {
         all.push(advice_of(Severity::Warning, "max_wal_senders", "0: no replication connection is possible"));
     }
-    let role = client.query_one("select rolreplication or rolsuper from pg_roles where rolname = current_user", &[]);
+    let role =
+        client.query_one("select rolreplication or rolsuper from pg_roles where rolname = current_user", &[]);
     if !role.await?.get::<_, bool>(0) {
         all.push(advice_of(
             Severity::Warning,

@@ -3,10 +3,10 @@
 use capy_types::{Ctx, Phase, Problem};
 
 use super::{ArchiveStart, SourceEvent, SourceFacts};
+use crate::PostgresError;
 use crate::connect::ConnectSettings;
 use crate::replication::{BaseBackup, BaseBackupEvent, BaseBackupOptions, ReplicationConnection};
 use crate::server::{self, Advice};
-use crate::PostgresError;
 
 /// A base backup being received.
 #[derive(Debug)]

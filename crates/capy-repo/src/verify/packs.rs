@@ -34,7 +34,7 @@ pub(super) async fn check(
     let found: Vec<_> =
         futures::stream::iter(checks).buffer_unordered(reader.options().requests).try_collect().await?;
     let mut found: Vec<_> = found.into_iter().flatten().collect();
-    found.sort_by(|a, b| a.0.cmp(&b.0));
+    found.sort_by_key(|(pack, _)| *pack);
     Ok(found)
 }
 

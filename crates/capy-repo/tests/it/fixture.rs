@@ -8,7 +8,7 @@ use capy_codec::{KdfParams, SlotSecret};
 use capy_format::{
     ArchiveHeader, ArchiveKind, BackupEntry, BackupKind, BackupRecord, BackupState, Entry, Meta,
 };
-use capy_objects::{MemoryStore, Store};
+use capy_objects::{Store, StoreOptions};
 use capy_repo::{
     Defect, Env, FileSink, Flushed, Ingest, IngestOptions, InitOptions, ReadOptions, RepoError, Repository,
     Strategy,
@@ -30,7 +30,7 @@ pub(crate) fn options() -> InitOptions {
 }
 
 pub(crate) async fn memory_store() -> Arc<dyn Store> {
-    Arc::new(MemoryStore::default())
+    capy_objects::open_store("memory://", &StoreOptions::default(), true).await.expect("memory opens")
 }
 
 pub(crate) async fn init(store: &Arc<dyn Store>) -> Repository {

@@ -1,5 +1,7 @@
 //! The repository layer as a whole, over stores that work, fail and lie.
 
+#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
+
 mod concurrency;
 mod damage;
 mod faults;
