@@ -233,11 +233,11 @@ mod tests {
     use crate::StoreErrorKind;
 
     fn open(options: &StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
-        open_s3(&Place::parse("s3://b/p", "b/p").unwrap(), options)
+        open_s3(&Place::parse("s3://b/p", "b/p").expect("a bucket and a prefix"), options)
     }
 
     fn refused(options: &StoreOptions) -> String {
-        let error = open(options).unwrap_err();
+        let error = open(options).expect_err("half a key is refused");
         assert!(matches!(error.kind, StoreErrorKind::Invalid { .. }), "{error}");
         error.to_string()
     }

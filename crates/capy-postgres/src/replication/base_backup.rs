@@ -171,7 +171,7 @@ impl BaseBackup {
                 b'D' => self.rows.push(row(&message.body)?),
                 b'C' => {
                     let rows = std::mem::take(&mut self.rows);
-                    if let Some((lsn, _)) = rows.first().and_then(position) {
+                    if let Some((lsn, _)) = rows.first().and_then(|columns| position(columns)) {
                         self.stop_lsn = Some(lsn);
                     }
                 }
@@ -221,7 +221,7 @@ fn archive(body: &[u8]) -> Result<ArchiveKind, PostgresError> {
     Ok(ArchiveKind::Tablespace { oid, location })
 }
 
-fn position(columns: &Vec<Option<String>>) -> Option<(Lsn, TimelineId)> {
+fn position(columns: &[Option<String>]) -> Option<(Lsn, TimelineId)> {
     let column = |n: usize| columns.get(n).and_then(Option::as_deref);
     Some((column(0)?.parse().ok()?, column(1)?.parse().ok()?))
 }
