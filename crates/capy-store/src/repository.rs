@@ -22,8 +22,8 @@ use crate::{BackupDetails, BackupInfo, Error, Key, Location, Result, convert};
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct InitOptions {
-    /// zstd level of stored chunks, 1 to 19. The default is 1: on pages of tables and indexes it
-    /// measured both smaller and faster than 2 to 7; dumps and text may gain from 3 and more.
+    /// zstd level of stored chunks, 1 to 19. The default is 1, the fastest. On pgbench pages it
+    /// was also the smallest measured; on mixed data level 3 stored 5 % less.
     pub compression_level: i32,
     /// Cut every file by content, the files of tables and indexes too.
     pub content_defined: bool,
