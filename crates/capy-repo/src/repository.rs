@@ -14,7 +14,7 @@ use capy_format::{
 };
 use capy_objects::{Store, StoreErrorKind};
 use capy_types::limits::PACK_SIZE_BYTES;
-use capy_types::{BackupKey, BackupSelector, Ctx, PackId, RepositoryId, RootHash, SlotId};
+use capy_types::{BackupKey, BackupSelector, ClusterName, Ctx, PackId, RepositoryId, RootHash, SlotId};
 use futures::StreamExt;
 
 use crate::root::{LoadedRoot, RootChain};
@@ -28,8 +28,8 @@ pub(crate) const RECORD_MAX_BYTES: u64 = 64 << 20;
 pub struct InitOptions {
     /// Chunk sizes and strategy; fixed for the life of the repository.
     pub chunking: ChunkingPolicy,
-    /// zstd level of new chunks, 1 to 19. The default is 1: on 1.8 GB of pages it stored 196 MB
-    /// at 1.1 GB/s on two cores, level 3 199 MB at 0.9 GB/s, level 5 212 MB.
+    /// zstd level of new chunks, 1 to 19. The default is 3: on mixed data it stored 5 % less
+    /// than level 1 and took 13 % longer; on pgbench's pages both stored the same within 2 %.
     pub compression_level: i32,
     /// Cost of opening the first key slot, when it is a passphrase.
     pub kdf: KdfParams,
@@ -41,7 +41,7 @@ impl Default for InitOptions {
     fn default() -> Self {
         Self {
             chunking: ChunkingPolicy::default(),
-            compression_level: 1,
+            compression_level: 3,
             kdf: KdfParams::default(),
             slot_label: "initial".to_owned(),
         }
@@ -179,7 +179,8 @@ impl Repository {
         Ok(root)
     }
 
-    /// The backup a selector points at.
+    /// The backup a selector points at. `latest` is the newest that passed its own checks; a
+    /// damaged one is reached by its key only, and passing it over is logged.
     ///
     /// # Errors
     /// `NoSuchBackup`; what [`root`](Self::root) answers.
@@ -187,11 +188,7 @@ impl Repository {
         let root = self.root().await?;
         let found = match selector {
             BackupSelector::Key(key) => root.backups.into_iter().find(|entry| entry.key == *key),
-            BackupSelector::Latest(cluster) => root
-                .backups
-                .into_iter()
-                .filter(|entry| entry.key.cluster == *cluster)
-                .max_by(|a, b| (a.created_at, &a.key.id).cmp(&(b.created_at, &b.key.id))),
+            BackupSelector::Latest(cluster) => newest_complete(root.backups, cluster),
         };
         found.ok_or_else(|| RepoError::NoSuchBackup { what: selector.to_string() })
     }
@@ -360,6 +357,18 @@ impl Repository {
     pub async fn reader(&self, ctx: &Ctx, options: ReadOptions) -> Result<Reader, RepoError> {
         Reader::open(self.clone(), ctx, options).await
     }
+}
+
+fn newest_complete(backups: Vec<BackupEntry>, cluster: &ClusterName) -> Option<BackupEntry> {
+    let mut own: Vec<_> = backups.into_iter().filter(|entry| entry.key.cluster == *cluster).collect();
+    own.sort_by(|a, b| (a.created_at, &a.key.id).cmp(&(b.created_at, &b.key.id)));
+    while let Some(entry) = own.pop() {
+        if entry.state == BackupState::Complete {
+            return Some(entry);
+        }
+        tracing::warn!(backup = %entry.key, "newer, but marked damaged: passed over by `latest`");
+    }
+    None
 }
 
 /// Refuses a place that holds a repository, or anything else.

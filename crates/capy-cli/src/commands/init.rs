@@ -29,8 +29,8 @@ pub(crate) struct InitArgs {
     #[arg(long, value_name = "FILE")]
     create_key_file: Option<PathBuf>,
 
-    /// zstd level of stored chunks: 1 is fastest, 3 is smaller on most mixed data
-    #[arg(long, value_name = "1-19", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=19))]
+    /// zstd level of stored chunks: 1 is fastest, 3 smaller on most data
+    #[arg(long, value_name = "1-19", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=19))]
     compression_level: i32,
 
     /// Cut every file by content; by default the files of tables and indexes are cut by pages

@@ -62,6 +62,21 @@ async fn every_way_to_disagree_with_the_manifest_marks_the_backup() {
 }
 
 #[tokio::test]
+async fn latest_passes_over_a_damaged_backup() {
+    let fixture = Fixture::new().await;
+    let sound = BaseTar::new(1);
+    let first = fixture.back_up(sound.bytes()).await.backup;
+    let mut changed = BaseTar::new(1);
+    changed.set("postgresql.conf", b"port = 1\n");
+    let damaged = fixture.back_up(changed.bytes_with_manifest_of(&sound)).await.backup;
+    assert_eq!(damaged.state, BackupState::Damaged);
+    let latest = fixture.repository.get_backup(&fixture.ctx, &crate::fixture::latest()).await.unwrap();
+    assert_eq!(latest.info.backup_key, first.backup_key);
+    let by_key = fixture.repository.get_backup(&fixture.ctx, &damaged.backup_key.clone().into()).await;
+    assert_eq!(by_key.unwrap().info.backup_key, damaged.backup_key);
+}
+
+#[tokio::test]
 async fn files_that_tools_write_later_are_no_disagreement() {
     let fixture = Fixture::new().await;
     let mut backup = BaseTar::new(1);
