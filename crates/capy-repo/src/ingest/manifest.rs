@@ -165,6 +165,10 @@ impl ManifestAssembler {
 
     fn encode(&mut self, entry: &Entry, shared: &Shared) -> Result<(), RepoError> {
         self.entries += 1;
+        // A record beyond its limits could not be read again.
+        entry.check().map_err(|problem| RepoError::Invalid {
+            what: format!("an entry cannot be stored: {problem}"),
+        })?;
         encode_entry(entry, &mut self.stream);
         if self.stream.len() >= STREAM_BUFFER_BYTES { self.cut_stream(shared, false) } else { Ok(()) }
     }

@@ -496,6 +496,7 @@ impl Ingest {
         self.ctx.check()?;
         let nonce = Nonce::random(&*self.repo.env().entropy);
         let name = names::backup(&record.key);
+        record.check().map_err(|problem| RepoError::Invalid { what: format!("backup record: {problem}") })?;
         let json = serde_json::to_vec(&record).expect("a record is plain data");
         let object = sealed::seal(self.repo.keys(), self.repo.id(), ObjectKind::Backup, &name, nonce, &json)?;
         match self.repo.store().put_new(&name, object).await {

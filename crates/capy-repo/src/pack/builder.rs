@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use capy_codec::{Compressor, RepositoryKeys, SealKey};
+use capy_format::limits::PACK_FRAMES_MAX;
 use capy_format::{
     ChunkClass, FrameInfo, FrameKind, HEADER_BYTES, PACK_TRAILER_BYTES, PackFooter, PackTrailer, frame_aad,
     names,
@@ -15,8 +16,6 @@ use capy_types::{ChunkId, PackId, RepositoryId};
 use super::frame::{FOOTER_ORDINAL, FrameOpener, footer_aad, open_footer, pack_header};
 use crate::RepoError;
 
-/// Most frames in one pack: bounds its footer to about 5 MiB however small the chunks are.
-const PACK_FRAMES_MAX: usize = 65_536;
 /// Every how-many-th frame is opened, decompressed and hashed again before the pack leaves.
 /// The first frame always is. One in 32 costs about 1 % of a first backup's time and would
 /// show a codec or memory fault within one pack.

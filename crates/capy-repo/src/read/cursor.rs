@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use capy_format::{ChunkRef, Content, decode_node};
+use capy_format::limits::DEPTH_MAX;
+use capy_format::{ChunkRef, Content, check_refs, decode_node};
 use capy_types::Ctx;
 
 use super::{Defect, DefectKind, Reader, Want};
@@ -11,8 +12,6 @@ use crate::RepoError;
 
 /// Nodes fetched at once: 64 nodes name 16 384 chunks, 2 GiB of a relation.
 const NODES_AT_ONCE: usize = 64;
-/// Deepest tree read: 256^8 chunks are more than 2^64 bytes.
-const DEPTH_MAX: usize = 8;
 
 /// Why the chunks of a content cannot be listed.
 #[derive(Debug)]
@@ -48,7 +47,7 @@ pub(crate) struct RefCursor {
 
 impl RefCursor {
     pub(crate) fn new(reader: Reader, content: &Content) -> Self {
-        let mut levels = vec![VecDeque::new(); usize::from(content.depth).min(DEPTH_MAX) + 1];
+        let mut levels = vec![VecDeque::new(); usize::from(content.depth.min(DEPTH_MAX)) + 1];
         if let Some(top) = levels.last_mut() {
             top.extend(content.refs.iter().copied());
         }
@@ -67,12 +66,13 @@ impl RefCursor {
             if level == 0 {
                 return Ok(refs);
             }
-            let children = self.nodes(ctx, &refs).await?;
+            let children = self.nodes(ctx, &refs, level - 1).await?;
             self.levels.get_mut(level - 1).expect("below a level above 0").extend(children);
         }
     }
 
-    async fn nodes(&self, ctx: &Ctx, nodes: &[ChunkRef]) -> Result<Vec<ChunkRef>, CursorFault> {
+    /// The references in `nodes`, which are lists at `depth`.
+    async fn nodes(&self, ctx: &Ctx, nodes: &[ChunkRef], depth: usize) -> Result<Vec<ChunkRef>, CursorFault> {
         let payloads: Arc<Mutex<Vec<Vec<u8>>>> = Arc::new(Mutex::new(vec![Vec::new(); nodes.len()]));
         let wants: Vec<_> =
             (0..).zip(nodes).map(|(token, node)| Want { chunk: node.id, size: node.size, token }).collect();
@@ -93,8 +93,8 @@ impl RefCursor {
         for (node, payload) in nodes.iter().zip(payloads) {
             let object = format!("node {}", node.id);
             let below = decode_node(&object, &payload).map_err(RepoError::from)?;
-            if below.iter().map(|child| child.len).sum::<u64>() != node.len {
-                let problem = "its children do not add up to its length".to_owned();
+            let depth = u8::try_from(depth).expect("levels are at most DEPTH_MAX");
+            if let Err(problem) = check_refs(&below, node.len, depth) {
                 return Err(CursorFault::Defect(Defect::of_object(object, DefectKind::Corrupt, problem)));
             }
             children.extend(below);
