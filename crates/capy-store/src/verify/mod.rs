@@ -119,7 +119,8 @@ impl Repository {
     /// read; `Unavailable`.
     ///
     /// # Cancellation
-    /// Safe to drop. The backups then stay recorded as `running` until the next verification.
+    /// Through `ctx`, or after an error, the backups get back what was recorded of them before.
+    /// Safe to drop, too; they then stay recorded as `running` until the next verification.
     ///
     /// # Example
     /// ```
@@ -142,23 +143,27 @@ impl Repository {
         scope: &VerifyScope,
         options: VerifyOptions,
     ) -> Result<VerifyReport> {
-        cancellable(ctx, self.verify_to_the_end(ctx, scope, &options)).await
+        let backups = cancellable(ctx, self.backups_in(scope)).await?;
+        let outcome = cancellable(ctx, self.verify_to_the_end(ctx, &backups, &options)).await;
+        if outcome.is_err() && options.record {
+            record::as_before(self, &backups).await;
+        }
+        outcome
     }
 
     async fn verify_to_the_end(
         &self,
         ctx: &Ctx,
-        scope: &VerifyScope,
+        backups: &[BackupEntry],
         options: &VerifyOptions,
     ) -> Result<VerifyReport> {
         let begun = Instant::now();
         let read_before = self.meter.read_bytes();
-        let backups = self.backups_in(scope).await?;
         if options.record {
-            record::running(self, &backups, options.level).await?;
+            record::running(self, backups, options.level).await?;
         }
         let read = ReadOptions::default();
-        let structure = capy_repo::verify_structure(&self.repo, ctx, &read, &backups).await?;
+        let structure = capy_repo::verify_structure(&self.repo, ctx, &read, backups).await?;
         let mut verifying = Verifying {
             repository: self,
             ctx,
@@ -175,7 +180,7 @@ impl Repository {
             verifying.note(defect(found));
         }
         if options.level >= VerifyLevel::Full {
-            content::verify(&mut verifying, &backups, &read).await?;
+            content::verify(&mut verifying, backups, &read).await?;
         }
         let files = if options.level >= VerifyLevel::Full { verifying.files } else { structure.entries };
         let failed = std::mem::take(&mut verifying.failed);
@@ -197,7 +202,7 @@ impl Repository {
         };
         tracing::info!(verdict = %report.verdict, "verification ended");
         if options.record {
-            record::outcome(self, &backups, &failed, options.level).await?;
+            record::outcome(self, backups, &failed, options.level).await?;
         }
         if options.record {
             // Later backups store these chunks anew, which heals the older ones too.

@@ -4,6 +4,7 @@
 //! to record on.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use capy_format::{BackupEntry, Verification, VerificationState};
 use capy_repo::RepoError;
@@ -47,6 +48,25 @@ pub(super) async fn outcome(
         set(repository, entry, verification).await?;
     }
     Ok(())
+}
+
+/// Longest wait for the store to take back a mark in seconds: the caller has given up already.
+const TAKE_BACK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Gives the backups back what was recorded of them before an unfinished run, as far as the store
+/// lets us: what is left is `running`, which the next verification replaces.
+pub(super) async fn as_before(repository: &Repository, backups: &[BackupEntry]) {
+    let all = async {
+        for entry in backups {
+            set(repository, entry, entry.verification.clone()).await?;
+        }
+        Ok::<_, crate::Error>(())
+    };
+    match tokio::time::timeout(TAKE_BACK_TIMEOUT, all).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "the backups stay recorded as being verified"),
+        Err(_) => tracing::warn!("the store is slow: the backups stay recorded as being verified"),
+    }
 }
 
 async fn set(repository: &Repository, entry: &BackupEntry, verification: Verification) -> Result<()> {

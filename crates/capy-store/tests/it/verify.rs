@@ -1,8 +1,10 @@
 //! Damage of every kind to every kind of object is found, named, and laid to the right backups.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use capy_store::{VerificationState, VerifyLevel};
+use capy_store::{Ctx, ErrorKind, Progress, VerificationState, VerifyLevel, VerifyOptions, VerifyScope};
+use tokio_util::sync::CancellationToken;
 
 use crate::base_tar::{BaseTar, RELATION};
 use crate::fixture::Fixture;
@@ -103,4 +105,30 @@ async fn a_backup_taken_after_the_damage_was_found_heals_the_older_one() {
         let options = capy_store::RestoreOptions::to(target);
         fixture.repository.restore(&fixture.ctx, &newer.backup_key.clone().into(), options).await.unwrap();
     }
+}
+
+/// Cancels as soon as anything is counted.
+#[derive(Debug)]
+struct CancelAtWork(CancellationToken);
+
+impl Progress for CancelAtWork {
+    fn advance(&self, _: u64) {
+        self.0.cancel();
+    }
+}
+
+#[tokio::test]
+async fn a_cancelled_verification_leaves_what_was_recorded_before() {
+    let fixture = Fixture::new().await;
+    fixture.back_up(BaseTar::new(1).bytes()).await;
+    assert!(fixture.verify(VerifyLevel::Structure).await.ok);
+    let mut ctx = Ctx::default();
+    ctx.progress = Arc::new(CancelAtWork(ctx.cancel.clone()));
+    let mut options = VerifyOptions::default();
+    options.level = VerifyLevel::Full;
+    let error = fixture.repository.verify(&ctx, &VerifyScope::All, options).await.expect_err("cancelled");
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    let backups = fixture.repository.list_backups(&fixture.ctx, None).await.unwrap();
+    assert_eq!(backups[0].verification_state, VerificationState::Verified);
+    assert_eq!(backups[0].verification_level.as_deref(), Some("structure"));
 }
