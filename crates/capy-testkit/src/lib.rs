@@ -1,5 +1,6 @@
 //! Real servers and seeded data for the tests: a development dependency only.
 
+pub mod postgres;
 mod seaweed;
 
 pub use seaweed::S3Server;

@@ -10,9 +10,8 @@ use capy_postgres::relation::{PathClass, classify};
 use capy_postgres::source::TarSource;
 use capy_postgres::tar::{EndMarker, EntryKind, TarEntry, TarEvent, TarParser, TarWriter, clean_path};
 use capy_postgres::{ArchiveKind, Source, SourceEvent};
+use capy_testkit::postgres::{Cluster, text};
 use capy_types::Lsn;
-
-use crate::cluster::{Cluster, text};
 
 struct Archive {
     kind: ArchiveKind,

@@ -3,5 +3,4 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod base_backup;
-mod cluster;
 mod pages;

@@ -8,8 +8,7 @@ use capy_postgres::ArchiveKind;
 use capy_postgres::control::ControlFile;
 use capy_postgres::page::{PageChecker, PageCounts, PageFault, PageProblem};
 use capy_postgres::relation::{PathClass, RelationFile, classify};
-
-use crate::cluster::{Cluster, text};
+use capy_testkit::postgres::{Cluster, text};
 
 const PAGE: u64 = 8192;
 
