@@ -6,6 +6,7 @@ mod concurrency;
 mod damage;
 mod faults;
 mod fixture;
+mod golden;
 mod ingest;
 mod keys;
 mod requests;
