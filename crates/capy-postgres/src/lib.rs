@@ -22,6 +22,8 @@ pub mod tar;
 
 pub use connect::{ConnectSettings, Host, SslMode};
 pub use error::{PostgresError, ServerError};
+#[doc(hidden)]
+pub use replication::base_backup_from_script;
 pub use replication::{BaseBackupOptions, ReplicationConnection, SystemIdentity};
 pub use server::{Advice, Severity};
 pub use source::{

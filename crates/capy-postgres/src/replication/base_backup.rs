@@ -16,6 +16,9 @@ use super::wire::row;
 use crate::PostgresError;
 use crate::source::{ArchiveKind, TablespaceFacts};
 
+/// Most messages before the data of a backup: one for each tablespace and a few more.
+const ROWS_MAX: usize = 65_536;
+
 /// What to ask the server for.
 #[derive(Debug, Clone)]
 pub struct BaseBackupOptions {
@@ -84,10 +87,13 @@ impl BaseBackup {
         let text = command(options, version);
         connection.wire.send(|out| frontend::query(&text, out)).await?;
         let mut results: Vec<Vec<Vec<Option<String>>>> = vec![Vec::new()];
+        let mut rows_seen = 0;
         loop {
             let message = connection.wire.next().await?;
+            rows_seen += 1;
             match message.tag {
                 b'T' => {}
+                _ if rows_seen > ROWS_MAX => return Err(nonsense("more rows than there can be tablespaces")),
                 b'D' => results.last_mut().expect("never empty").push(row(&message.body)?),
                 b'C' => results.push(Vec::new()),
                 b'H' => break,
@@ -122,8 +128,9 @@ impl BaseBackup {
     fn read_tablespaces(&mut self, rows: &[Vec<Option<String>>]) -> Result<(), PostgresError> {
         for columns in rows {
             let column = |n: usize| columns.get(n).and_then(Option::as_deref);
-            let size_bytes = column(2).and_then(|kib| kib.parse::<u64>().ok()).map(|kib| kib * 1024);
-            self.estimate_bytes += size_bytes.unwrap_or_default();
+            let size_bytes =
+                column(2).and_then(|kib| kib.parse::<u64>().ok()).map(|kib| kib.saturating_mul(1024));
+            self.estimate_bytes = self.estimate_bytes.saturating_add(size_bytes.unwrap_or_default());
             match column(0).filter(|oid| !oid.is_empty()) {
                 None => self.upcoming.push_back(ArchiveKind::Base),
                 Some(oid) => {
@@ -168,7 +175,7 @@ impl BaseBackup {
                     return Ok(Some(BaseBackupEvent::EndArchive));
                 }
                 b'c' | b'T' => {}
-                b'D' => self.rows.push(row(&message.body)?),
+                b'D' if self.rows.len() < ROWS_MAX => self.rows.push(row(&message.body)?),
                 b'C' => {
                     let rows = std::mem::take(&mut self.rows);
                     if let Some((lsn, _)) = rows.first().and_then(|columns| position(columns)) {

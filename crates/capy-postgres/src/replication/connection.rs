@@ -2,13 +2,13 @@
 
 use std::io;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use capy_types::{Lsn, Secret, SystemId, TimelineId};
 use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
 use postgres_protocol::message::frontend;
 
-use super::wire::{Message, Wire, row};
+use super::wire::{Message, Wire, raw_row, row};
 use crate::connect::{self, ConnectSettings};
 use crate::{PostgresError, ServerError};
 
@@ -66,17 +66,40 @@ impl ReplicationConnection {
         Ok(Self { wire })
     }
 
+    /// Logs in without a password on a byte stream that is there already.
+    pub(super) async fn over(transport: connect::Transport) -> Result<Self, PostgresError> {
+        let mut wire = Wire::new(transport);
+        authenticate(&mut wire, "postgres", None).await?;
+        Ok(Self { wire })
+    }
+
     /// Runs one command and returns the rows of its results, one list per result.
     pub(super) async fn command(
         &mut self,
         text: &str,
     ) -> Result<Vec<Vec<Vec<Option<String>>>>, PostgresError> {
+        self.run(text, row).await
+    }
+
+    /// As `command`, with the columns as they came, for commands that answer bytes.
+    pub(super) async fn raw_command(
+        &mut self,
+        text: &str,
+    ) -> Result<Vec<Vec<Vec<Option<Bytes>>>>, PostgresError> {
+        self.run(text, raw_row).await
+    }
+
+    async fn run<R>(
+        &mut self,
+        text: &str,
+        read_row: fn(&Bytes) -> Result<R, PostgresError>,
+    ) -> Result<Vec<Vec<R>>, PostgresError> {
         self.wire.send(|out| frontend::query(text, out)).await?;
         let (mut results, mut rows) = (Vec::new(), Vec::new());
         let mut failure = None;
         loop {
             match self.wire.next().await {
-                Ok(Message { tag: b'D', body }) => rows.push(row(&body)?),
+                Ok(Message { tag: b'D', body }) => rows.push(read_row(&body)?),
                 Ok(Message { tag: b'C', .. }) => results.push(std::mem::take(&mut rows)),
                 Ok(Message { tag: b'T' | b'I', .. }) => {}
                 Ok(Message { tag: b'Z', .. }) => return failure.map_or(Ok(results), Err),

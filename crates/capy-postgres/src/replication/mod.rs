@@ -5,8 +5,11 @@
 
 mod base_backup;
 mod connection;
+mod scripted;
 mod wire;
 
 pub use base_backup::BaseBackupOptions;
 pub(crate) use base_backup::{BaseBackup, BaseBackupEvent};
 pub use connection::{ReplicationConnection, SystemIdentity};
+#[doc(hidden)]
+pub use scripted::base_backup_from_script;

@@ -1,7 +1,8 @@
 //! Messages on a byte stream: `[tag][length][body]`.
 //!
-//! Invariant: reading is safe to cancel at any await; a message longer than the limit is refused
-//! before anything is allocated for it.
+//! Invariants: reading and writing are safe to cancel at any await: bytes read stay for the next
+//! call, bytes not yet written go out before anything else does. A message longer than the limit
+//! is refused before anything is allocated for it.
 
 use std::io;
 
@@ -16,6 +17,9 @@ use crate::{PostgresError, ServerError};
 const MESSAGE_MAX_BYTES: usize = 64 << 20;
 /// Room kept for reading: several messages per system call.
 const READ_BYTES: usize = 256 * 1024;
+/// With less room than this a new buffer is taken. Messages share a buffer, so that one of 100 bytes
+/// that somebody keeps does not hold 256 KiB for itself; those kept hold at most twice their size.
+const READ_MIN_BYTES: usize = 32 * 1024;
 
 /// One message of the server.
 #[derive(Debug)]
@@ -40,20 +44,44 @@ impl Wire {
         self.transport.host.to_string()
     }
 
-    fn lost(&self, source: io::Error) -> PostgresError {
+    pub(super) fn lost(&self, source: io::Error) -> PostgresError {
         PostgresError::ConnectionLost { host: self.host(), source }
     }
 
-    /// Encodes with `encode` and sends.
+    /// Encodes with `encode` and sends, after what an earlier, cancelled call left.
+    ///
+    /// Safe to cancel: what was encoded goes out with the next call of this or of `flush`.
     pub(super) async fn send(
         &mut self,
         encode: impl FnOnce(&mut BytesMut) -> io::Result<()>,
     ) -> Result<(), PostgresError> {
-        self.write.clear();
-        encode(&mut self.write)
-            .map_err(|error| PostgresError::protocol(format!("cannot encode a request: {error}")))?;
-        let sent = self.transport.stream.write_all(&self.write).await;
-        sent.map_err(|error| self.lost(error))?;
+        self.flush().await?;
+        self.queue(encode)?;
+        self.flush().await
+    }
+
+    /// Encodes with `encode` and leaves the sending to `flush`.
+    ///
+    /// The caller has flushed since it last queued: at most one message waits.
+    pub(super) fn queue(
+        &mut self,
+        encode: impl FnOnce(&mut BytesMut) -> io::Result<()>,
+    ) -> Result<(), PostgresError> {
+        let before = self.write.len();
+        encode(&mut self.write).map_err(|error| {
+            self.write.truncate(before);
+            PostgresError::protocol(format!("cannot encode a request: {error}"))
+        })
+    }
+
+    /// Sends what is queued. Safe to cancel.
+    pub(super) async fn flush(&mut self) -> Result<(), PostgresError> {
+        while !self.write.is_empty() {
+            let sent = self.transport.stream.write_buf(&mut self.write).await;
+            if sent.map_err(|error| self.lost(error))? == 0 {
+                return Err(self.lost(io::ErrorKind::WriteZero.into()));
+            }
+        }
         self.transport.stream.flush().await.map_err(|error| self.lost(error))
     }
 
@@ -82,9 +110,9 @@ impl Wire {
                     message.advance(5);
                     return Ok(Message { tag, body: message.freeze() });
                 }
-                self.read.reserve((length + 1 - self.read.len()).max(READ_BYTES));
+                self.make_room(length + 1 - self.read.len());
             } else {
-                self.read.reserve(READ_BYTES);
+                self.make_room(READ_MIN_BYTES);
             }
             let read =
                 self.transport.stream.read_buf(&mut self.read).await.map_err(|error| self.lost(error))?;
@@ -92,6 +120,12 @@ impl Wire {
                 return Err(self
                     .lost(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection")));
             }
+        }
+    }
+
+    fn make_room(&mut self, needed: usize) {
+        if self.read.capacity() - self.read.len() < needed.max(READ_MIN_BYTES) {
+            self.read.reserve(needed.max(READ_BYTES));
         }
     }
 
@@ -107,22 +141,28 @@ impl Wire {
 }
 
 /// The columns of a data row as text.
-pub(super) fn row(body: &[u8]) -> Result<Vec<Option<String>>, PostgresError> {
+pub(super) fn row(body: &Bytes) -> Result<Vec<Option<String>>, PostgresError> {
+    let text = |value: Bytes| String::from_utf8_lossy(&value).into_owned();
+    Ok(raw_row(body)?.into_iter().map(|column| column.map(text)).collect())
+}
+
+/// The columns of a data row as they came.
+pub(super) fn raw_row(body: &Bytes) -> Result<Vec<Option<Bytes>>, PostgresError> {
     let broken = || PostgresError::protocol("a data row that does not parse".to_owned());
-    let (count, mut rest) = body.split_first_chunk::<2>().ok_or_else(broken)?;
+    let mut rest = body.clone();
+    let count = rest.try_get_u16().map_err(|_| broken())?;
     let mut columns = Vec::new();
-    for _ in 0..u16::from_be_bytes(*count) {
-        let (length, after) = rest.split_first_chunk::<4>().ok_or_else(broken)?;
-        rest = after;
-        let length = i32::from_be_bytes(*length);
+    for _ in 0..count {
+        let length = rest.try_get_i32().map_err(|_| broken())?;
         if length == -1 {
             columns.push(None);
             continue;
         }
         let length = usize::try_from(length).map_err(|_| broken())?;
-        let (value, after) = rest.split_at_checked(length).ok_or_else(broken)?;
-        columns.push(Some(String::from_utf8_lossy(value).into_owned()));
-        rest = after;
+        if length > rest.len() {
+            return Err(broken());
+        }
+        columns.push(Some(rest.split_to(length)));
     }
     Ok(columns)
 }
