@@ -24,7 +24,11 @@ pub use connect::{ConnectSettings, Host, SslMode};
 pub use error::{PostgresError, ServerError};
 #[doc(hidden)]
 pub use replication::base_backup_from_script;
-pub use replication::{BaseBackupOptions, ReplicationConnection, SystemIdentity};
+pub use replication::{
+    BaseBackupOptions, HISTORY_MAX_BYTES, HistoryEntry, HistoryError, HistoryFile, ReplicationConnection,
+    SlotCreation, SlotName, SlotState, StreamRefusal, SystemIdentity, TimelineHistory, WalEvent, WalStream,
+    WalStreamSettings,
+};
 pub use server::{Advice, Severity};
 pub use source::{
     ArchiveKind, ArchiveStart, CollationFacts, ReplicationSource, Source, SourceEvent, SourceFacts,
