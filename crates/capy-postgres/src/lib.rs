@@ -2,7 +2,7 @@
 //!
 //! One [`Source`] shape covers all inputs (the replication protocol, tar files or standard input,
 //! any other stream); the parsers beside it ([`tar`], [`backup_manifest`], [`page`], [`label`],
-//! [`control`]) are pure and work on bytes as they arrive, in bounded memory.
+//! [`control`], [`wal`]) are pure and work on bytes as they arrive, in bounded memory.
 //!
 //! Contained by: capy-store, the façade. This crate knows nothing of repositories.
 //! Invariants: outside bytes are never indexed unchecked, every parser names the offset of what
@@ -19,6 +19,7 @@ mod replication;
 mod server;
 pub mod source;
 pub mod tar;
+pub mod wal;
 
 pub use connect::{ConnectSettings, Host, SslMode};
 pub use error::{PostgresError, ServerError};

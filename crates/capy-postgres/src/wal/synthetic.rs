@@ -1,0 +1,1 @@
+//! Segments made by hand, for tests.

@@ -1,0 +1,1 @@
+//! The WAL reader on synthetic segments.
