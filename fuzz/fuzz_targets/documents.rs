@@ -3,7 +3,7 @@
 
 use std::fmt::Debug;
 
-use capy_format::{BackupRecord, Config, FormatError, KeySlot, Root};
+use capy_format::{ArchiveIdentity, BackupRecord, Config, FormatError, KeySlot, RestorePoint, Root, WalFacts};
 use capy_fuzz::points_inside;
 use libfuzzer_sys::fuzz_target;
 use serde::Serialize;
@@ -26,4 +26,7 @@ fuzz_target!(|input: &[u8]| {
     check(input, KeySlot::from_json);
     check(input, Root::from_json);
     check(input, BackupRecord::from_json);
+    check(input, WalFacts::from_json);
+    check(input, ArchiveIdentity::from_json);
+    check(input, RestorePoint::from_json);
 });
