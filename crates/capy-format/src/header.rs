@@ -53,15 +53,19 @@ pub enum ObjectKind {
     Pack = 5,
     /// A backup's record.
     Backup = 6,
-    /// A WAL segment or history file. Reserved.
+    /// A WAL segment or history file.
     Wal = 7,
-    /// Facts about WAL segments. Reserved.
+    /// Facts about WAL files.
     WalFacts = 8,
+    /// Whose WAL an archive takes.
+    Archive = 9,
+    /// A moment to return to.
+    RestorePoint = 10,
 }
 
 impl ObjectKind {
     /// All kinds, in the order of their numbers.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Config,
         Self::KeySlot,
         Self::Root,
@@ -70,6 +74,8 @@ impl ObjectKind {
         Self::Backup,
         Self::Wal,
         Self::WalFacts,
+        Self::Archive,
+        Self::RestorePoint,
     ];
 
     /// The word for it.
@@ -84,6 +90,8 @@ impl ObjectKind {
             Self::Backup => "backup record",
             Self::Wal => "wal",
             Self::WalFacts => "wal facts",
+            Self::Archive => "archive",
+            Self::RestorePoint => "restore point",
         }
     }
 
@@ -95,7 +103,13 @@ impl ObjectKind {
     #[must_use]
     pub const fn is_sealed(self) -> bool {
         match self {
-            Self::Root | Self::Index | Self::Backup | Self::Wal | Self::WalFacts => true,
+            Self::Root
+            | Self::Index
+            | Self::Backup
+            | Self::Wal
+            | Self::WalFacts
+            | Self::Archive
+            | Self::RestorePoint => true,
             Self::Config | Self::KeySlot | Self::Pack => false,
         }
     }
@@ -299,7 +313,7 @@ mod tests {
 
     #[test]
     fn fields_no_writer_puts_together_are_refused_where_they_are() {
-        assert!(refused(|bytes| bytes[10] = 9).contains("unknown kind of object: 9 (at offset 10)"));
+        assert!(refused(|bytes| bytes[10] = 11).contains("unknown kind of object: 11 (at offset 10)"));
         assert!(refused(|bytes| bytes[11] = 2).contains("sealing suite 2 on a root (at offset 11)"));
         assert!(refused(|bytes| bytes[11] = 0).contains("sealing suite 0 on a root"), "a missing seal");
         assert!(refused(|bytes| bytes[12] = 2).contains("compression 2 on a root (at offset 12)"));

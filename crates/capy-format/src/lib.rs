@@ -21,15 +21,17 @@ pub mod names;
 mod pack;
 #[cfg(test)]
 mod tests;
+mod wal;
 
 /// The version of the format this program writes, and the newest it reads.
 pub const FORMAT_VERSION: u16 = 1;
 
 pub use content::{ChunkRef, Content, check_refs, decode_node, encode_node};
 pub use documents::{
-    BackupEntry, BackupKind, BackupRecord, BackupState, ChunkingPolicy, Collation, Config, KdfParams,
-    KeySlot, KeySlotKind, ManifestCheck, PostgresFacts, Root, SessionEntry, Stats, Tablespace, Tombstone,
-    Verification, VerificationState, WrappedKey,
+    ArchiveIdentity, BackupEntry, BackupKind, BackupRecord, BackupState, ChunkingPolicy, Collation, Config,
+    KdfParams, KeySlot, KeySlotKind, ManifestCheck, PostgresFacts, RestorePoint, RestorePointKind, Root,
+    SegmentFacts, SessionEntry, Stats, Tablespace, Tombstone, TransactionEnd, Verification,
+    VerificationState, WalEvent, WalEventKind, WalFacts, WalParameters, WrappedKey,
 };
 pub use entry::{ArchiveHeader, ArchiveKind, Entry, FileEntry, Meta, decode_entry, encode_entry};
 pub use error::{FormatError, FormatProblem};
@@ -38,3 +40,4 @@ pub use header::{HEADER_BYTES, Header, MAGIC, ObjectKind, object_aad, split_obje
 pub use index::{IndexObject, IndexedPack};
 pub use limits::FANOUT;
 pub use pack::{PACK_TRAILER_BYTES, PackFooter, PackTrailer, pack_len};
+pub use wal::{WAL_TRAILER_BYTES, WalTrailer, split_wal};

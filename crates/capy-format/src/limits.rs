@@ -38,6 +38,13 @@ pub const INDEX_PACKS_MAX: usize = 1 << 20;
 /// Shortest entry of a pack in an index in bytes: id 24, size 4, frame count 4, one frame.
 pub const INDEX_PACK_MIN_BYTES: usize = 24 + 4 + 4 + FRAME_BYTES;
 
+/// Most events listed of one WAL segment: a segment of 16 MiB rarely has a dozen.
+pub const WAL_EVENTS_MAX: usize = 256;
+
+/// Longest sealed facts of one WAL file in bytes: 256 events of some 300 bytes, the two halves of
+/// cut records, and room.
+pub const WAL_FACTS_MAX_BYTES: usize = 256 * KIB;
+
 /// Most references in one node or at the top of a content.
 pub const FANOUT: usize = 256;
 

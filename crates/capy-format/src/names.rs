@@ -4,7 +4,7 @@
 //! counterpart makes, so a stray file in a store is never taken for an object. Names use lower
 //! case hex, letters, digits and `._-/` only.
 
-use capy_types::{BackupKey, ChunkId, IndexId, PackId, SlotId};
+use capy_types::{BackupKey, ChunkId, ClusterName, IndexId, PackId, SlotId, TimelineId, WalFile};
 
 /// The repository's identity and parameters.
 pub const CONFIG: &str = "config";
@@ -18,8 +18,14 @@ pub const PACKS_PREFIX: &str = "packs/";
 pub const INDEX_PREFIX: &str = "index/";
 /// Backup records.
 pub const BACKUPS_PREFIX: &str = "backups/";
-/// WAL: `wal/<cluster>/<timeline>/<file name>`. Reserved.
+/// WAL files.
 pub const WAL_PREFIX: &str = "wal/";
+/// Facts gathered of WAL files.
+pub const WAL_FACTS_PREFIX: &str = "wal-facts/";
+/// Whose WAL the archives take.
+pub const ARCHIVES_PREFIX: &str = "archives/";
+/// Restore points.
+pub const RESTORE_POINTS_PREFIX: &str = "restore-points/";
 
 /// A key slot: `keys/<16 hex>`.
 #[must_use]
@@ -85,6 +91,78 @@ pub fn parse_backup(name: &str) -> Option<BackupKey> {
     name.strip_prefix(BACKUPS_PREFIX)?.parse().ok()
 }
 
+/// The WAL of one cluster: `wal/<cluster>/`.
+#[must_use]
+pub fn wal_cluster(cluster: &ClusterName) -> String {
+    format!("{WAL_PREFIX}{cluster}/")
+}
+
+/// The WAL of one timeline: `wal/<cluster>/<8 upper-case hex>/`.
+#[must_use]
+pub fn wal_timeline(cluster: &ClusterName, timeline: TimelineId) -> String {
+    format!("{WAL_PREFIX}{cluster}/{:08X}/", timeline.as_u32())
+}
+
+/// A WAL file: `wal/<cluster>/<timeline, 8 upper-case hex>/<file name>`.
+#[must_use]
+pub fn wal(cluster: &ClusterName, file: &WalFile) -> String {
+    format!("{}{file}", wal_timeline(cluster, file.timeline()))
+}
+
+/// A file that was archived under a name that holds another content already:
+/// `wal/<cluster>/<timeline>/<file name>.<32 hex of its content id>.conflict`.
+#[must_use]
+pub fn wal_conflict(cluster: &ClusterName, file: &WalFile, content: &ChunkId) -> String {
+    format!("{}.{}.conflict", wal(cluster, file), &content.to_string()[..32])
+}
+
+/// What a name below `wal/` stands for: the cluster, the file, and whether it is the other copy of
+/// a conflict.
+#[must_use]
+pub fn parse_wal(name: &str) -> Option<(ClusterName, WalFile, bool)> {
+    let mut parts = name.strip_prefix(WAL_PREFIX)?.split('/');
+    let (cluster, timeline, file) = (parts.next()?, parts.next()?, parts.next()?);
+    let (cluster, conflict) = (cluster.parse().ok()?, file.strip_suffix(".conflict"));
+    let file: WalFile = match conflict {
+        Some(rest) => rest.rsplit_once('.').filter(|(_, id)| id.len() == 32)?.0.parse().ok()?,
+        None => file.parse().ok()?,
+    };
+    let right = parts.next().is_none() && timeline == format!("{:08X}", file.timeline().as_u32());
+    right.then_some((cluster, file, conflict.is_some()))
+}
+
+/// Facts of a run of segments: `wal-facts/<cluster>/<first segment>-<last segment>`.
+#[must_use]
+pub fn wal_facts(cluster: &ClusterName, first: &WalFile, last: &WalFile) -> String {
+    format!("{WAL_FACTS_PREFIX}{cluster}/{first}-{last}")
+}
+
+/// The run a facts object's name stands for.
+#[must_use]
+pub fn parse_wal_facts(name: &str) -> Option<(ClusterName, WalFile, WalFile)> {
+    let (cluster, run) = name.strip_prefix(WAL_FACTS_PREFIX)?.split_once('/')?;
+    let (first, last) = run.split_once('-')?;
+    Some((cluster.parse().ok()?, first.parse().ok()?, last.parse().ok()?))
+}
+
+/// Whose WAL an archive takes: `archives/<cluster>`.
+#[must_use]
+pub fn archive(cluster: &ClusterName) -> String {
+    format!("{ARCHIVES_PREFIX}{cluster}")
+}
+
+/// The restore points of a cluster: `restore-points/<cluster>/`.
+#[must_use]
+pub fn restore_points(cluster: &ClusterName) -> String {
+    format!("{RESTORE_POINTS_PREFIX}{cluster}/")
+}
+
+/// A restore point: `restore-points/<cluster>/<id>`.
+#[must_use]
+pub fn restore_point(cluster: &ClusterName, id: &str) -> String {
+    format!("{}{id}", restore_points(cluster))
+}
+
 /// How a chunk is called in messages.
 #[must_use]
 pub fn chunk(id: &ChunkId) -> String {
@@ -95,6 +173,28 @@ pub fn chunk(id: &ChunkId) -> String {
 mod tests {
     use super::*;
     use crate::tests::samples;
+
+    #[test]
+    fn wal_names_are_read_back_and_strays_are_not() {
+        let cluster: ClusterName = "main".parse().unwrap();
+        let facts = samples::wal_facts();
+        let name = wal(&cluster, &facts.file);
+        assert_eq!(name, "wal/main/00000003/0000000300000016000000B3");
+        assert_eq!(parse_wal(&name), Some((cluster.clone(), facts.file.clone(), false)));
+        let conflict = wal_conflict(&cluster, &facts.file, &facts.content);
+        assert_eq!(parse_wal(&conflict), Some((cluster.clone(), facts.file.clone(), true)));
+        let run = wal_facts(&cluster, &facts.file, &facts.file);
+        assert_eq!(parse_wal_facts(&run), Some((cluster, facts.file.clone(), facts.file)));
+        for stray in [
+            "wal/main/00000001/0000000300000016000000B3",
+            "wal/main/0000000300000016000000B3",
+            "wal/main/00000003/0000000300000016000000B3/x",
+            "wal/main/00000003/0000000300000016000000B3.conflict",
+            "wal/main/00000003/RECOVERYXLOG",
+        ] {
+            assert_eq!(parse_wal(stray), None, "{stray}");
+        }
+    }
 
     #[test]
     fn names_are_as_specified_and_read_back() {

@@ -25,6 +25,13 @@ impl Timestamp {
         Self(micros)
     }
 
+    /// From PostgreSQL's count: microseconds since 2000-01-01 UTC.
+    #[must_use]
+    pub const fn from_postgres_micros(micros: i64) -> Self {
+        // 10 957 days lie between the two epochs.
+        Self(micros.saturating_add(10_957 * 86_400 * 1_000_000))
+    }
+
     /// Microseconds since the Unix epoch.
     #[must_use]
     pub const fn as_micros(self) -> i64 {

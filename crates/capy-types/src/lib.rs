@@ -16,6 +16,7 @@ pub mod limits;
 mod lsn;
 mod names;
 mod timeline;
+mod wal_file;
 
 pub use clock::{Clock, ParseTimestampError, SystemClock, Timestamp};
 pub use ctx::{Cancelled, Ctx, NoProgress, Phase, Problem, Progress};
@@ -26,3 +27,4 @@ pub use keys::Secret;
 pub use lsn::{Lsn, ParseLsnError, SystemId};
 pub use names::{BackupId, BackupKey, BackupSelector, ClusterName, NameError};
 pub use timeline::{SegmentName, SegmentSize, TimelineId, WalNameError};
+pub use wal_file::{WalFile, WalFileKind};

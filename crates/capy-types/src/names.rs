@@ -52,6 +52,7 @@ macro_rules! string_serde {
         }
     };
 }
+pub(crate) use string_serde;
 
 /// The name of one PostgreSQL cluster's backups and WAL inside a repository.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -39,6 +39,12 @@ pub enum WalNameError {
         /// What was given.
         text: String,
     },
+    /// Not a name of a segment, partial segment, backup label or timeline history.
+    #[error("not the name of a WAL file: {text:?}")]
+    File {
+        /// What was given.
+        text: String,
+    },
     /// Not a power of two between 1 MiB and 1 GiB.
     #[error("not a WAL segment size: {bytes} bytes is not a power of two between 1 MiB and 1 GiB")]
     Size {
@@ -131,10 +137,34 @@ impl SegmentName {
         Lsn::from_u64(self.number * self.size.bytes())
     }
 
+    /// The position after its last byte.
+    #[must_use]
+    pub const fn end(self) -> Lsn {
+        Lsn::from_u64((self.number + 1) * self.size.bytes())
+    }
+
+    /// How many segments of this size lie before it in the log.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.number
+    }
+
+    /// The size of the cluster's segments.
+    #[must_use]
+    pub const fn size(self) -> SegmentSize {
+        self.size
+    }
+
     /// The segment after it on the same timeline.
     #[must_use]
     pub const fn next(self) -> Self {
         Self { number: self.number + 1, ..self }
+    }
+
+    /// The segment at the same place of another timeline.
+    #[must_use]
+    pub const fn on(self, timeline: TimelineId) -> Self {
+        Self { timeline, ..self }
     }
 }
 

@@ -8,6 +8,7 @@ mod backup;
 mod config;
 mod root;
 mod slot;
+mod wal;
 
 pub use backup::{
     BackupKind, BackupRecord, BackupState, Collation, ManifestCheck, PostgresFacts, Stats, Tablespace,
@@ -15,6 +16,10 @@ pub use backup::{
 pub use config::{ChunkingPolicy, Config};
 pub use root::{BackupEntry, Root, SessionEntry, Tombstone, Verification, VerificationState};
 pub use slot::{KdfParams, KeySlot, KeySlotKind, WrappedKey};
+pub use wal::{
+    ArchiveIdentity, RestorePoint, RestorePointKind, SegmentFacts, TransactionEnd, WalEvent, WalEventKind,
+    WalFacts, WalParameters,
+};
 
 use capy_types::limits::LABEL_MAX_BYTES;
 use serde::de::DeserializeOwned;

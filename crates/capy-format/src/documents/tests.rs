@@ -175,3 +175,34 @@ fn only_the_next_generation_with_the_right_hash_follows() {
     let repeated = Root { nonce: previous.nonce, ..next };
     assert!(repeated.check_follows(&previous, &hash).unwrap_err().contains("nonce"));
 }
+
+#[test]
+fn facts_that_contradict_their_file_are_refused() {
+    let mut facts = samples::wal_facts();
+    assert_eq!(facts.check(), Ok(()));
+    let other = "0000000300000016000000B4".parse().unwrap();
+    facts.file = other;
+    assert!(facts.check().unwrap_err().contains("cannot end at 16/B3FFFFF8"));
+    facts.file = "0000000300000016FFFFFFFF".parse().unwrap();
+    assert!(facts.check().unwrap_err().contains("cannot be a segment of 16777216 bytes"));
+}
+
+#[test]
+fn facts_are_read_line_by_line_and_an_event_of_tomorrow_is_let_pass() {
+    let mut facts = serde_json::to_value(samples::wal_facts()).unwrap();
+    facts["segment"]["events"][1]["what"] = json!("from_tomorrow");
+    let lines = format!("{facts}\n{}\n", serde_json::to_string(&samples::history_facts()).unwrap());
+    let read = WalFacts::from_json_lines("wal-facts/x", lines.as_bytes()).unwrap();
+    assert_eq!(read[0].segment.as_ref().unwrap().events[1].what, WalEventKind::Other);
+    assert_eq!(read[1], samples::history_facts());
+}
+
+#[test]
+fn a_restore_point_points_at_something() {
+    let mut point = samples::restore_point();
+    assert_eq!(point.check(), Ok(()));
+    (point.pitr_time, point.lsn) = (None, None);
+    assert_eq!(point.check(), Err("points at no moment".to_owned()));
+    point.kind = RestorePointKind::Backup;
+    assert_eq!(point.check(), Err("points at no backup".to_owned()));
+}

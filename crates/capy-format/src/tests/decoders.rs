@@ -75,6 +75,12 @@ pub(super) fn all() -> Vec<Decoder> {
         document("backup record", json(&samples::backup_record()), |bytes| {
             Ok(Some(json(&BackupRecord::from_json("backups/x", bytes)?)))
         }),
+        document("wal facts", json(&samples::wal_facts()), |bytes| {
+            Ok(Some(json(&WalFacts::from_json("wal/x", bytes)?)))
+        }),
+        document("restore point", json(&samples::restore_point()), |bytes| {
+            Ok(Some(json(&RestorePoint::from_json("restore-points/x", bytes)?)))
+        }),
     ];
     decoders.extend(entries.into_iter().map(|record| {
         binary("entry", record, |bytes| {

@@ -34,6 +34,7 @@ fn files() -> Vec<(String, Vec<u8>)> {
     add("object-aad.bin", object_aad(&header, &names::root(7)));
     add("pack-footer.bin", samples::footer().encode());
     add("pack-trailer.bin", samples::trailer().encode().to_vec());
+    add("wal-trailer.bin", WalTrailer { facts_len: 456 }.encode().to_vec());
     add("index.bin", samples::index().encode());
     add("node.bin", encode_node(&samples::node()));
     let mut entries = Vec::new();
@@ -54,6 +55,10 @@ fn files() -> Vec<(String, Vec<u8>)> {
         ("root.json", serde_json::to_vec(&samples::root())),
         ("backup-base.json", serde_json::to_vec(&samples::backup_record())),
         ("backup-stream.json", serde_json::to_vec(&samples::stream_record())),
+        ("wal-facts-segment.json", serde_json::to_vec(&samples::wal_facts())),
+        ("wal-facts-history.json", serde_json::to_vec(&samples::history_facts())),
+        ("archive.json", serde_json::to_vec(&samples::archive())),
+        ("restore-point.json", serde_json::to_vec(&samples::restore_point())),
     ] {
         add(name, document.expect("plain data"));
     }
@@ -67,6 +72,20 @@ fn names_of_samples() -> Value {
         "key_slot": names::key_slot(&samples::key_slot().id),
         "root_generation_0": names::root(0),
         "root_generation_7": names::root(7),
+        "wal": names::wal(&samples::archive().cluster, &samples::wal_facts().file),
+        "wal_history": names::wal(&samples::archive().cluster, &samples::history_facts().file),
+        "wal_conflict": names::wal_conflict(
+            &samples::archive().cluster,
+            &samples::wal_facts().file,
+            &samples::wal_facts().content,
+        ),
+        "wal_facts": names::wal_facts(
+            &samples::archive().cluster,
+            &samples::wal_facts().file,
+            &samples::wal_facts().file,
+        ),
+        "archive": names::archive(&samples::archive().cluster),
+        "restore_point": names::restore_point(&samples::archive().cluster, &samples::restore_point().id),
         "pack": names::pack(&samples::pack_id()),
         "index": names::index(&root.indexes[0]),
         "backup": names::backup(&samples::backup_record().key),
@@ -89,6 +108,7 @@ fn words_of_binary_files() -> Value {
             "footer_len": samples::trailer().footer_len,
             "frame_count": samples::trailer().frame_count,
         },
+        "wal-trailer.bin": { "facts_len": 456 },
         "index.bin": packs,
         "node.bin": samples::node(),
         "entries.bin": samples::entries().iter().map(entry_words).collect::<Vec<_>>(),
@@ -187,6 +207,9 @@ fn every_golden_binary_structure_is_read() {
     let trailer = golden("pack-trailer.bin");
     let trailer = trailer.first_chunk().expect("16 bytes");
     assert_eq!(PackTrailer::decode("trailer", trailer, 0), Ok(samples::trailer()));
+    let trailer = golden("wal-trailer.bin");
+    let trailer = trailer.first_chunk().expect("16 bytes");
+    assert_eq!(WalTrailer::decode("trailer", trailer, 0), Ok(WalTrailer { facts_len: 456 }));
     let end = samples::frames().last().unwrap().end();
     assert_eq!(PackFooter::decode("footer", &golden("pack-footer.bin"), end), Ok(samples::footer()));
     assert_eq!(IndexObject::decode("index", &golden("index.bin")), Ok(samples::index()));
@@ -212,6 +235,12 @@ fn every_golden_document_is_read() {
     let record = |name: &str| BackupRecord::from_json(name, &golden(name));
     assert_eq!(record("backup-base.json"), Ok(samples::backup_record()));
     assert_eq!(record("backup-stream.json"), Ok(samples::stream_record()));
+    let facts = |name: &str| WalFacts::from_json(name, &golden(name));
+    assert_eq!(facts("wal-facts-segment.json"), Ok(samples::wal_facts()));
+    assert_eq!(facts("wal-facts-history.json"), Ok(samples::history_facts()));
+    assert_eq!(ArchiveIdentity::from_json("archive", &golden("archive.json")), Ok(samples::archive()));
+    let point = RestorePoint::from_json("point", &golden("restore-point.json"));
+    assert_eq!(point, Ok(samples::restore_point()));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use capy_types::WalFile;
 use capy_types::{
     ChunkId, IndexId, Lsn, Nonce, PackId, RepositoryId, RootHash, SegmentSize, SessionId, SlotId, SystemId,
     TimelineId, Timestamp,
@@ -333,5 +334,69 @@ fn postgres_facts() -> PostgresFacts {
             checked: 3,
             mismatches: 1,
         }),
+    }
+}
+
+pub(crate) fn wal_facts() -> WalFacts {
+    let lsn = |low: u64| Lsn::from_u64(0x16_B300_0000 + low);
+    let time = Timestamp::from_micros(1_795_000_000_123_456);
+    let ends = Some(TransactionEnd { at: lsn(0x100), time });
+    let event = |at, time, what| WalEvent { at: lsn(at), time, what };
+    WalFacts {
+        file: "0000000300000016000000B3".parse().expect("a name"),
+        content: ChunkId::from_bytes([7; 32]),
+        size: 16 << 20,
+        archived_at: time,
+        segment: Some(SegmentFacts {
+            system_id: SystemId::from_u64(7_571_234_567_890_123_456),
+            major: 17,
+            segment_size: SegmentSize::DEFAULT,
+            first: Some(lsn(0x28)),
+            end: lsn(0xff_fff8),
+            stopped: Some("a record fails its checksum".to_owned()),
+            commits: 2,
+            aborts: 1,
+            first_end: ends,
+            last_end: ends,
+            times: Some((time, time)),
+            events: vec![
+                event(0x200, Some(time), WalEventKind::RestorePoint { name: "before".to_owned() }),
+                event(0x300, None, WalEventKind::Checkpoint { redo: lsn(0x28), shutdown: false }),
+                event(0x400, Some(time), WalEventKind::Drop { database: 5, relations: vec![16_385] }),
+            ],
+            more_events: 1,
+            tail: Some((lsn(0xff_ffc0), "0a0b".to_owned())),
+            head: Some("0c".to_owned()),
+        }),
+    }
+}
+
+pub(crate) fn history_facts() -> WalFacts {
+    let file = WalFile::history(TimelineId::from_u32(3));
+    WalFacts { file, size: 41, segment: None, ..wal_facts() }
+}
+
+pub(crate) fn archive() -> ArchiveIdentity {
+    ArchiveIdentity {
+        cluster: "main".parse().expect("a name"),
+        system_id: SystemId::from_u64(7_571_234_567_890_123_456),
+        segment_size: SegmentSize::DEFAULT,
+        created_at: Timestamp::from_micros(1_795_000_000_000_000),
+    }
+}
+
+pub(crate) fn restore_point() -> RestorePoint {
+    RestorePoint {
+        id: "20261121T065452Z-3fa2c1".to_owned(),
+        cluster: "main".parse().expect("a name"),
+        kind: RestorePointKind::Pitr,
+        label: "before_migration".to_owned(),
+        note: Some("release 42".to_owned()),
+        created_by: Some("ops".to_owned()),
+        created_at: Timestamp::from_micros(1_795_000_000_000_000),
+        backup_key: None,
+        pitr_time: Some(Timestamp::from_micros(1_795_000_000_000_001)),
+        lsn: Some(Lsn::from_u64(0x16_B374_D848)),
+        in_wal: true,
     }
 }
