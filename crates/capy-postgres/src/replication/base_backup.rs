@@ -168,6 +168,8 @@ impl BaseBackup {
                         return Ok(Some(event));
                     }
                 }
+                // 13 and 14 send the content of an empty file, like the status of a WAL segment.
+                b'd' if message.body.is_empty() => {}
                 b'd' => return Ok(Some(BaseBackupEvent::Data(message.body))),
                 b'H' if !self.typed => return self.begin_untyped().map(Some),
                 b'c' if self.open => {
