@@ -87,10 +87,7 @@ impl ReplicationSource {
                 Some(SourceEvent::EndArchive)
             }
             Some(BaseBackupEvent::Progress(bytes)) => Some(SourceEvent::Progress(bytes)),
-            None => {
-                self.facts.stop_lsn = self.backup.stop_lsn;
-                None
-            }
+            None => None,
         })
     }
 
@@ -99,6 +96,7 @@ impl ReplicationSource {
     }
 
     pub(super) fn facts(&self) -> SourceFacts {
-        self.facts.clone()
+        // The server tells it before the last thing it says, which may be an error about bad pages.
+        SourceFacts { stop_lsn: self.backup.stop_lsn, ..self.facts.clone() }
     }
 }
