@@ -109,7 +109,7 @@ pub enum PostgresError {
     #[error("the server says: {0}")]
     Server(Box<ServerError>),
     /// Plain SQL failed.
-    #[error("{host}: {source}")]
+    #[error("{host}: {}", in_full(source))]
     Sql {
         /// The host and port, or the socket.
         host: String,
@@ -216,6 +216,21 @@ impl PostgresError {
             }
         }
     }
+}
+
+/// What happened, of which `tokio_postgres` itself shows no more than "db error".
+fn in_full(error: &tokio_postgres::Error) -> String {
+    let Some(refused) = error.as_db_error() else {
+        return std::error::Error::source(error)
+            .map_or_else(|| error.to_string(), |s| format!("{error}: {s}"));
+    };
+    let said = ServerError {
+        code: refused.code().code().to_owned(),
+        message: refused.message().to_owned(),
+        detail: refused.detail().map(str::to_owned),
+        hint: refused.hint().map(str::to_owned),
+    };
+    format!("the server says: {said}")
 }
 
 /// Which next step an SQLSTATE asks for.
