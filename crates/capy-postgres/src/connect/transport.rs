@@ -71,8 +71,12 @@ async fn open_host(settings: &ConnectSettings, host: &Host) -> Result<Box<dyn St
             let config = tls::client_config(settings)?;
             let problem = |problem: String| PostgresError::Tls { problem: format!("{host}: {problem}") };
             let name = ServerName::try_from(host.name.clone()).map_err(|error| problem(error.to_string()))?;
-            let stream = TlsConnector::from(config).connect(name, stream).await;
-            Ok(Box::new(stream.map_err(|error| problem(error.to_string()))?))
+            match TlsConnector::from(config).connect(name, stream).await {
+                Ok(stream) => Ok(Box::new(stream)),
+                // One side did not like what the other said; all else is trouble on the way.
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(problem(error.to_string())),
+                Err(error) => Err(failed(error)),
+            }
         }
         _ if matches!(settings.ssl_mode, SslMode::Prefer | SslMode::Allow) => Ok(Box::new(stream)),
         _ => Err(PostgresError::Tls { problem: format!("{host}: the server does not offer TLS") }),
