@@ -2,5 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod archive;
 mod base_backup;
+mod majors;
 mod pages;
+mod wal_reader;
