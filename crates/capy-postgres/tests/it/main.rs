@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod archive;
+mod authentication;
 mod base_backup;
 mod majors;
 mod pages;
