@@ -7,4 +7,5 @@ mod authentication;
 mod base_backup;
 mod majors;
 mod pages;
+mod tls;
 mod wal_reader;
