@@ -8,4 +8,3 @@ mod base_backup;
 mod majors;
 mod pages;
 mod tls;
-mod wal_reader;
