@@ -8,3 +8,4 @@ mod base_backup;
 mod majors;
 mod pages;
 mod tls;
+mod wal_stream;
