@@ -7,6 +7,7 @@ use capy_types::ErrorKind;
 use crate::backup_manifest::ManifestError;
 use crate::control::ControlError;
 use crate::label::LabelError;
+use crate::recovery::RecoveryPlanError;
 use crate::tar::{TarError, TarWriteError};
 
 /// Anything that can go wrong between PostgreSQL and the engine.
@@ -61,6 +62,9 @@ pub enum PostgresError {
     /// A control file is not read.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// A recovery that cannot be.
+    #[error(transparent)]
+    Recovery(#[from] RecoveryPlanError),
     /// The entries of a `pg_wal.tar` do not fit into the base archive.
     #[error("{what}: {source}")]
     WalTar {
@@ -203,6 +207,7 @@ impl PostgresError {
             Self::Label { source, .. } => source.kind(),
             Self::Manifest(source) => source.kind(),
             Self::Control(source) => source.kind(),
+            Self::Recovery(source) => source.kind(),
             Self::WalTar { .. } | Self::Conninfo { .. } | Self::Unsupported { .. } => ErrorKind::Invalid,
             Self::Connect { .. } | Self::ConnectionLost { .. } => ErrorKind::Unavailable,
             Self::Tls { .. } => ErrorKind::Denied,

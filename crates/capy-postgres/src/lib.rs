@@ -14,6 +14,7 @@ pub mod control;
 mod error;
 pub mod label;
 pub mod page;
+pub mod recovery;
 pub mod relation;
 mod replication;
 mod server;

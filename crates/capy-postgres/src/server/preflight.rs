@@ -26,7 +26,7 @@ pub struct Advice {
     pub message: String,
 }
 
-fn advice_of(severity: Severity, subject: &str, message: impl Into<String>) -> Advice {
+pub(crate) fn advice_of(severity: Severity, subject: &str, message: impl Into<String>) -> Advice {
     Advice { subject: subject.to_owned(), severity, message: message.into() }
 }
 
