@@ -31,7 +31,10 @@ pub use replication::{
     SlotCreation, SlotName, SlotState, StreamRefusal, SystemIdentity, TimelineHistory, WalEvent, WalStream,
     WalStreamSettings,
 };
-pub use server::{Advice, Severity};
+pub use server::{
+    Advice, ArchiveMode, ArchiverEvent, ArchiverState, ArchivingPrivileges, ArchivingSettings, Severity,
+    SqlConnection, WalLevel, WalPosition, WalSwitch, archiver_advice, archiving_advice,
+};
 pub use source::{
     ArchiveKind, ArchiveStart, CollationFacts, ReplicationSource, Source, SourceEvent, SourceFacts,
     TablespaceFacts,

@@ -20,5 +20,7 @@ pub use advice::recovery_advice;
 pub use auto_conf::edit_auto_conf;
 pub use command::{percent_escape, restore_command, shell_quote};
 pub use conf::Configuration;
-pub use plan::{RecoveryPlan, RecoveryPlanError, RecoveryTarget, TargetAction, TargetTimeline};
+pub use plan::{
+    RecoveryPlan, RecoveryPlanError, RecoveryTarget, TargetAction, TargetTimeline, check_restore_point_name,
+};
 pub use signal::{RECOVERY_CONF, SignalFile};

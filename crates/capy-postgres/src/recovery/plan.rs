@@ -211,10 +211,7 @@ impl RecoveryPlan {
                 return Err(RecoveryPlanError::Xid { xid: *xid });
             }
             RecoveryTarget::Name(name) => {
-                if !(1..=command::FILE_NAME_MAX_BYTES).contains(&name.len()) {
-                    return Err(RecoveryPlanError::NameLength { found_bytes: name.len() });
-                }
-                one_line("recovery_target_name", name)?;
+                check_restore_point_name(name)?;
                 false
             }
             RecoveryTarget::Immediate if self.timeline != TargetTimeline::Current => {
@@ -244,6 +241,18 @@ impl RecoveryPlan {
             TargetAction::Pause | TargetAction::Shutdown => Ok(()),
         }
     }
+}
+
+/// Whether recovery could end at a restore point of this name. The server lets one be created with
+/// an empty name, at which it cannot.
+///
+/// # Errors
+/// [`RecoveryPlanError::NameLength`] or [`RecoveryPlanError::Character`].
+pub fn check_restore_point_name(name: &str) -> Result<(), RecoveryPlanError> {
+    if !(1..=command::FILE_NAME_MAX_BYTES).contains(&name.len()) {
+        return Err(RecoveryPlanError::NameLength { found_bytes: name.len() });
+    }
+    one_line("recovery_target_name", name)
 }
 
 /// A transaction id as the log has it, without its epoch. PostgreSQL cuts a longer one silently.

@@ -5,11 +5,12 @@
 use std::collections::BTreeMap;
 
 use capy_types::SegmentSize;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
+use super::SqlConnection;
 use super::preflight::{self, Advice};
 use crate::PostgresError;
-use crate::connect::{self, ConnectSettings};
+use crate::connect::ConnectSettings;
 use crate::replication::ReplicationConnection;
 use crate::source::{CollationFacts, SourceFacts};
 use capy_types::limits::PAGE_SIZE_BYTES;
@@ -76,19 +77,10 @@ pub(crate) async fn facts_over_sql(
     facts: &mut SourceFacts,
 ) -> Result<Vec<Advice>, PostgresError> {
     let ask = async {
-        let transport = connect::open(settings).await?;
-        let host = transport.host.to_string();
-        let sql = |source| PostgresError::Sql { host: host.clone(), source };
-        let mut config = tokio_postgres::Config::new();
-        config.user(&settings.user).dbname(&settings.database).application_name(&settings.application_name);
-        if let Some(password) = settings.password_for(&transport.host) {
-            config.password(password.expose());
-        }
-        let (client, connection) = config.connect_raw(transport.stream, NoTls).await.map_err(sql)?;
-        // Ends by itself when the client is dropped.
-        tokio::spawn(connection);
-        read(&client, facts).await.map_err(sql)?;
-        preflight::advice(&client, settings, facts).await.map_err(sql)
+        let connection = SqlConnection::open(settings).await?;
+        let sql = |source| connection.failed(source);
+        read(connection.client(), facts).await.map_err(sql)?;
+        preflight::advice(connection.client(), settings, facts).await.map_err(sql)
     };
     match tokio::time::timeout(settings.connect_timeout, ask).await {
         Ok(done) => done,

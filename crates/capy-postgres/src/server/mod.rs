@@ -1,8 +1,18 @@
-//! What a server says about itself, and what is worth telling before a backup starts.
+//! What a server says about itself, what is worth telling before a backup starts, and what WAL
+//! archiving asks of it.
 
+mod archiving;
+mod archiving_advice;
 mod facts;
 mod preflight;
+mod sql;
 
+pub use archiving::{
+    ArchiveMode, ArchiverEvent, ArchiverState, ArchivingPrivileges, ArchivingSettings, WalLevel, WalPosition,
+    WalSwitch,
+};
+pub use archiving_advice::{archiver_advice, archiving_advice};
 pub(crate) use facts::{facts_over_replication, facts_over_sql};
 pub(crate) use preflight::advice_of;
 pub use preflight::{Advice, Severity};
+pub use sql::SqlConnection;
