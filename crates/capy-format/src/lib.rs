@@ -29,7 +29,7 @@ pub const FORMAT_VERSION: u16 = 1;
 pub use content::{ChunkRef, Content, check_refs, decode_node, encode_node};
 pub use documents::{
     ArchiveIdentity, BackupEntry, BackupKind, BackupRecord, BackupState, ChunkingPolicy, Collation, Config,
-    KdfParams, KeySlot, KeySlotKind, ManifestCheck, PostgresFacts, RestorePoint, RestorePointKind, Root,
+    KdfParams, KeySlot, KeySlotKind, ManifestCheck, Pin, PostgresFacts, RestorePoint, RestorePointKind, Root,
     SegmentFacts, SessionEntry, Stats, Tablespace, Tombstone, TransactionEnd, Verification,
     VerificationState, WalEvent, WalEventKind, WalFacts, WalParameters, WrappedKey,
 };

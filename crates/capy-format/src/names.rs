@@ -20,6 +20,8 @@ pub const INDEX_PREFIX: &str = "index/";
 pub const BACKUPS_PREFIX: &str = "backups/";
 /// WAL files.
 pub const WAL_PREFIX: &str = "wal/";
+/// Other copies of WAL files that were archived with two contents.
+pub const WAL_CONFLICTS_PREFIX: &str = "wal-conflicts/";
 /// Facts gathered of WAL files.
 pub const WAL_FACTS_PREFIX: &str = "wal-facts/";
 /// Whose WAL the archives take.
@@ -109,26 +111,26 @@ pub fn wal(cluster: &ClusterName, file: &WalFile) -> String {
     format!("{}{file}", wal_timeline(cluster, file.timeline()))
 }
 
-/// A file that was archived under a name that holds another content already:
-/// `wal/<cluster>/<timeline>/<file name>.<32 hex of its content id>.conflict`.
+/// The other copies of a cluster's files that were archived with two contents.
 #[must_use]
-pub fn wal_conflict(cluster: &ClusterName, file: &WalFile, content: &ChunkId) -> String {
-    format!("{}.{}.conflict", wal(cluster, file), &content.to_string()[..32])
+pub fn wal_conflicts(cluster: &ClusterName) -> String {
+    format!("{WAL_CONFLICTS_PREFIX}{cluster}/")
 }
 
-/// What a name below `wal/` stands for: the cluster, the file, and whether it is the other copy of
-/// a conflict.
+/// A file that was archived under a name that holds another content already:
+/// `wal-conflicts/<cluster>/<file name>.<32 hex of its content id>`.
 #[must_use]
-pub fn parse_wal(name: &str) -> Option<(ClusterName, WalFile, bool)> {
-    let mut parts = name.strip_prefix(WAL_PREFIX)?.split('/');
-    let (cluster, timeline, file) = (parts.next()?, parts.next()?, parts.next()?);
-    let (cluster, conflict) = (cluster.parse().ok()?, file.strip_suffix(".conflict"));
-    let file: WalFile = match conflict {
-        Some(rest) => rest.rsplit_once('.').filter(|(_, id)| id.len() == 32)?.0.parse().ok()?,
-        None => file.parse().ok()?,
-    };
-    let right = parts.next().is_none() && timeline == format!("{:08X}", file.timeline().as_u32());
-    right.then_some((cluster, file, conflict.is_some()))
+pub fn wal_conflict(cluster: &ClusterName, file: &WalFile, content: &ChunkId) -> String {
+    format!("{}{file}.{}", wal_conflicts(cluster), &content.to_string()[..32])
+}
+
+/// The cluster and file a name below `wal/` stands for.
+#[must_use]
+pub fn parse_wal(name: &str) -> Option<(ClusterName, WalFile)> {
+    let (cluster, rest) = name.strip_prefix(WAL_PREFIX)?.split_once('/')?;
+    let (cluster, file): (ClusterName, WalFile) =
+        (cluster.parse().ok()?, rest.split_once('/')?.1.parse().ok()?);
+    (wal(&cluster, &file) == name).then_some((cluster, file))
 }
 
 /// Facts of a run of segments: `wal-facts/<cluster>/<first segment>-<last segment>`.
@@ -180,16 +182,15 @@ mod tests {
         let facts = samples::wal_facts();
         let name = wal(&cluster, &facts.file);
         assert_eq!(name, "wal/main/00000003/0000000300000016000000B3");
-        assert_eq!(parse_wal(&name), Some((cluster.clone(), facts.file.clone(), false)));
+        assert_eq!(parse_wal(&name), Some((cluster.clone(), facts.file.clone())));
         let conflict = wal_conflict(&cluster, &facts.file, &facts.content);
-        assert_eq!(parse_wal(&conflict), Some((cluster.clone(), facts.file.clone(), true)));
+        assert_eq!(conflict, format!("wal-conflicts/main/{}.{}", facts.file, "07".repeat(16)));
         let run = wal_facts(&cluster, &facts.file, &facts.file);
         assert_eq!(parse_wal_facts(&run), Some((cluster, facts.file.clone(), facts.file)));
         for stray in [
             "wal/main/00000001/0000000300000016000000B3",
             "wal/main/0000000300000016000000B3",
             "wal/main/00000003/0000000300000016000000B3/x",
-            "wal/main/00000003/0000000300000016000000B3.conflict",
             "wal/main/00000003/RECOVERYXLOG",
         ] {
             assert_eq!(parse_wal(stray), None, "{stray}");

@@ -318,6 +318,28 @@ impl Store for RemoteStore {
         .boxed()
     }
 
+    fn list_after<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: &'a str,
+    ) -> BoxStream<'a, Result<ObjectInfo, StoreError>> {
+        let path = check_prefix(StoreOp::List, prefix, &self.url)
+            .and_then(|()| self.parse(StoreOp::List, prefix))
+            .and_then(|path| Ok((path, self.parse(StoreOp::List, after)?)));
+        let (path, offset) = match path {
+            Ok(paths) => paths,
+            Err(error) => return stream::iter([Err(error)]).boxed(),
+        };
+        let listed = self.inner.list_with_offset(Some(&path), &offset);
+        let listed = listed.map_err(move |error| self.fault(StoreOp::List, prefix, error));
+        let names = listed.try_filter_map(|meta| std::future::ready(Ok(self.info(&meta)))).boxed();
+        stream::try_unfold(names, move |mut names| async move {
+            let next = self.bounded(StoreOp::List, prefix, async { names.try_next().await }).await?;
+            Ok(next.map(|info| (info, names)))
+        })
+        .boxed()
+    }
+
     fn first<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Option<ObjectInfo>, StoreError>> {
         Box::pin(self.bounded(StoreOp::First, prefix, self.smallest(prefix)))
     }

@@ -9,6 +9,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 
 use crate::StoreError;
 
@@ -87,6 +88,26 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// The stream ends after its first error: `Denied`, `Unavailable`, `Invalid`. A prefix that
     /// holds nothing is an empty listing.
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<ObjectInfo, StoreError>>;
+
+    /// Lists as [`list`](Self::list), but only names after `after` in byte order, and in that
+    /// order, with the exception [`first`](Self::first) makes. A store that can begin in the middle does; others list everything and sort it out.
+    ///
+    /// # Errors
+    /// As [`list`](Self::list).
+    fn list_after<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: &'a str,
+    ) -> BoxStream<'a, Result<ObjectInfo, StoreError>> {
+        let all = self.list(prefix).try_filter(move |info| std::future::ready(*info.name > *after));
+        futures::stream::once(async move {
+            let mut found: Vec<_> = all.try_collect().await?;
+            found.sort_unstable();
+            Ok(futures::stream::iter(found.into_iter().map(Ok)))
+        })
+        .try_flatten()
+        .boxed()
+    }
 
     /// The smallest name that starts with `prefix`, in as few requests as the store allows.
     ///

@@ -3,7 +3,7 @@
 use capy_codec::{CompressError, DecompressError, UnwrapError};
 use capy_format::FormatError;
 use capy_objects::{StoreError, StoreErrorKind};
-use capy_types::{BackupKey, Cancelled, ErrorKind};
+use capy_types::{BackupKey, Cancelled, ClusterName, ErrorKind};
 
 /// Anything that can go wrong in the repository layer.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +46,32 @@ pub enum RepoError {
     BackupExists {
         /// The key.
         key: BackupKey,
+    },
+    /// The backup is pinned.
+    #[error("backup {key} is pinned: {reason}")]
+    Pinned {
+        /// The key.
+        key: BackupKey,
+        /// The reason its pin gives.
+        reason: String,
+    },
+    /// An archive takes the WAL of one system, and this is another's.
+    #[error("the archive {cluster} is of another cluster: its {what} is {expected}, this one's {found}")]
+    WrongArchive {
+        /// The archive.
+        cluster: ClusterName,
+        /// What differs.
+        what: &'static str,
+        /// The archive's.
+        expected: String,
+        /// The newcomer's.
+        found: String,
+    },
+    /// No such restore point.
+    #[error("no such restore point: {what}")]
+    NoSuchRestorePoint {
+        /// Cluster and id.
+        what: String,
     },
     /// No such key slot.
     #[error("no such key slot: {id}")]
@@ -163,11 +189,14 @@ impl RepoError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NotARepository { .. } | Self::NoSuchBackup { .. } | Self::NoSuchSlot { .. } => {
-                ErrorKind::NotFound
-            }
+            Self::NotARepository { .. }
+            | Self::NoSuchBackup { .. }
+            | Self::NoSuchRestorePoint { .. }
+            | Self::NoSuchSlot { .. } => ErrorKind::NotFound,
             Self::RepositoryExists { .. }
+            | Self::WrongArchive { .. }
             | Self::BackupExists { .. }
+            | Self::Pinned { .. }
             | Self::Fenced
             | Self::PackRemoved { .. }
             | Self::NotEmpty { .. } => ErrorKind::Conflict,

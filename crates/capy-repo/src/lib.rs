@@ -19,6 +19,7 @@ mod root;
 mod sealed;
 mod tree;
 mod verify;
+mod wal;
 
 pub use env::Env;
 pub use error::RepoError;
@@ -30,3 +31,4 @@ pub use read::{
 };
 pub use repository::{InitOptions, Repository};
 pub use verify::{AffectedDefect, StructureReport, verify_structure};
+pub use wal::{ListedWal, ReadWal, StoredWal, WAL_OBJECT_MAX_BYTES, WalCatalog};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use capy_codec::{KdfParams, MasterKey, RepositoryKeys, SlotSecret};
 use capy_format::{
-    BackupEntry, BackupRecord, BackupState, ChunkingPolicy, Config, FORMAT_VERSION, KeySlot, ObjectKind,
+    BackupEntry, BackupRecord, BackupState, ChunkingPolicy, Config, FORMAT_VERSION, KeySlot, ObjectKind, Pin,
     Root, SessionEntry, Verification, names,
 };
 use capy_objects::{Store, StoreErrorKind};
@@ -223,18 +223,59 @@ impl Repository {
     /// Removes a backup from the root. Its space is reclaimed by the collector.
     ///
     /// # Errors
-    /// `NoSuchBackup`; commit errors.
+    /// `NoSuchBackup`, `Pinned`; commit errors.
     ///
     /// # Cancellation
     /// Either unlinked or not.
     pub async fn unlink_backup(&self, key: &BackupKey) -> Result<BackupEntry, RepoError> {
-        let change = |root: &mut Root| {
-            let at = root.backups.iter().position(|entry| entry.key == *key);
-            let at = at.ok_or_else(|| RepoError::NoSuchBackup { what: key.to_string() })?;
-            Ok(root.backups.remove(at))
-        };
-        let (entry, _) = self.chain().commit(change).await?;
+        let (entry, _) = self.chain().commit(|root| unlink(root, key)).await?;
         Ok(entry)
+    }
+
+    /// Removes all backups that `choose` names from the root, in one commit. `choose` sees the
+    /// newest root's backups and may be asked several times: what others committed meanwhile is
+    /// before it. When it names none, nothing is committed.
+    ///
+    /// # Errors
+    /// What `choose` refuses; `NoSuchBackup` or `Pinned` when it names what must not go; commit
+    /// errors. Nothing is removed then.
+    ///
+    /// # Cancellation
+    /// Either all unlinked or none.
+    pub async fn unlink_backups<T>(
+        &self,
+        mut choose: impl FnMut(&[BackupEntry]) -> Result<(Vec<BackupKey>, T), RepoError>,
+    ) -> Result<T, RepoError> {
+        let (keys, answer) = choose(&self.root().await?.backups)?;
+        if keys.is_empty() {
+            return Ok(answer);
+        }
+        let change = |root: &mut Root| {
+            let (keys, answer) = choose(&root.backups)?;
+            keys.iter().try_for_each(|key| unlink(root, key).map(|_| ()))?;
+            Ok(answer)
+        };
+        self.chain().commit(change).await.map(|(answer, _)| answer)
+    }
+
+    /// Pins a backup, so that nothing removes it, or takes its pin off. A pin it has is replaced.
+    ///
+    /// # Errors
+    /// Invalid when the pin does not pass its check; `NoSuchBackup`; commit errors.
+    ///
+    /// # Cancellation
+    /// Either set or not.
+    pub async fn set_pin(&self, key: &BackupKey, pin: Option<Pin>) -> Result<BackupEntry, RepoError> {
+        if let Some(pin) = &pin {
+            pin.check().map_err(|what| RepoError::Invalid { what })?;
+        }
+        let change = |root: &mut Root| {
+            let entry = root.backups.iter_mut().find(|entry| entry.key == *key);
+            let entry = entry.ok_or_else(|| RepoError::NoSuchBackup { what: key.to_string() })?;
+            entry.pinned = pin.clone();
+            Ok(entry.clone())
+        };
+        self.chain().commit(change).await.map(|(entry, _)| entry)
     }
 
     /// Records the state of a backup's verification in the root.
@@ -359,6 +400,16 @@ impl Repository {
     }
 }
 
+/// Takes one backup out of the root's list, unless it is pinned.
+fn unlink(root: &mut Root, key: &BackupKey) -> Result<BackupEntry, RepoError> {
+    let at = root.backups.iter().position(|entry| entry.key == *key);
+    let at = at.ok_or_else(|| RepoError::NoSuchBackup { what: key.to_string() })?;
+    match root.backups.get(at).and_then(|entry| entry.pinned.as_ref()) {
+        Some(pin) => Err(RepoError::Pinned { key: key.clone(), reason: pin.reason.clone() }),
+        None => Ok(root.backups.remove(at)),
+    }
+}
+
 fn newest_complete(backups: Vec<BackupEntry>, cluster: &ClusterName) -> Option<BackupEntry> {
     let mut own: Vec<_> = backups.into_iter().filter(|entry| entry.key.cluster == *cluster).collect();
     own.sort_by(|a, b| (a.created_at, &a.key.id).cmp(&(b.created_at, &b.key.id)));
@@ -404,5 +455,6 @@ pub(crate) fn entry_of(record: &BackupRecord, state: BackupState, nonce: capy_ty
         start_lsn: facts.map(|f| f.start_lsn),
         stop_lsn: facts.and_then(|f| f.stop_lsn),
         record_nonce: nonce,
+        pinned: None,
     }
 }

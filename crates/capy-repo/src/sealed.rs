@@ -24,8 +24,21 @@ pub(crate) fn seal(
     nonce: Nonce,
     plain: &[u8],
 ) -> Result<Bytes, RepoError> {
+    seal_at_level(keys, repository, kind, name, nonce, plain, DOCUMENT_LEVEL)
+}
+
+/// Seals `plain` as the object `name`, compressed at `level`.
+pub(crate) fn seal_at_level(
+    keys: &RepositoryKeys,
+    repository: RepositoryId,
+    kind: ObjectKind,
+    name: &str,
+    nonce: Nonce,
+    plain: &[u8],
+    level: i32,
+) -> Result<Bytes, RepoError> {
     let mut object = vec![0; HEADER_BYTES];
-    let compression = Compressor::new(DOCUMENT_LEVEL)?.compress(plain, &mut object)?;
+    let compression = Compressor::new(level)?.compress(plain, &mut object)?;
     let too_long = |_| RepoError::Internal { what: format!("{name}: larger than 4 GiB") };
     let header = Header {
         kind,

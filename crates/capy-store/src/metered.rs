@@ -56,6 +56,14 @@ impl Store for MeteredStore {
         self.inner.list(prefix)
     }
 
+    fn list_after<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: &'a str,
+    ) -> BoxStream<'a, Result<ObjectInfo, StoreError>> {
+        self.inner.list_after(prefix, after)
+    }
+
     fn first<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Option<ObjectInfo>, StoreError>> {
         self.inner.first(prefix)
     }

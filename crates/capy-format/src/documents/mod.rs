@@ -14,7 +14,7 @@ pub use backup::{
     BackupKind, BackupRecord, BackupState, Collation, ManifestCheck, PostgresFacts, Stats, Tablespace,
 };
 pub use config::{ChunkingPolicy, Config};
-pub use root::{BackupEntry, Root, SessionEntry, Tombstone, Verification, VerificationState};
+pub use root::{BackupEntry, Pin, Root, SessionEntry, Tombstone, Verification, VerificationState};
 pub use slot::{KdfParams, KeySlot, KeySlotKind, WrappedKey};
 pub use wal::{
     ArchiveIdentity, RestorePoint, RestorePointKind, SegmentFacts, TransactionEnd, WalEvent, WalEventKind,

@@ -68,6 +68,47 @@ pub struct Verification {
     pub error: Option<String>,
 }
 
+/// Longest reason of a pin, and longest name in it, in characters.
+const PIN_TEXT_MAX_CHARS: usize = 200;
+
+/// Why a backup must not go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// The reason, one line for people.
+    pub reason: String,
+    /// Who set it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// When.
+    pub at: Timestamp,
+}
+
+impl Pin {
+    /// What must hold of every pin, checked before it is committed and after it is read.
+    ///
+    /// # Errors
+    /// One fact about what does not.
+    pub fn check(&self) -> Result<(), String> {
+        check_pin_text("reason of the pin", &self.reason)?;
+        self.by.as_deref().map_or(Ok(()), |by| check_pin_text("name of who pins", by))
+    }
+}
+
+/// Pins are shown in tables: one short line without control characters.
+fn check_pin_text(what: &str, text: &str) -> Result<(), String> {
+    let chars = text.chars().count();
+    if text.trim().is_empty() {
+        return Err(format!("the {what} is empty"));
+    }
+    if chars > PIN_TEXT_MAX_CHARS {
+        return Err(format!("the {what} has {chars} characters, {PIN_TEXT_MAX_CHARS} at most"));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(format!("the {what} has a line break or another control character"));
+    }
+    Ok(())
+}
+
 /// One backup, as the root lists it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackupEntry {
@@ -108,6 +149,10 @@ pub struct BackupEntry {
     pub stop_lsn: Option<Lsn>,
     /// The nonce of its record: pins exactly that object.
     pub record_nonce: Nonce,
+    /// Set while the backup must not be removed. Written only when set: a root without pins has
+    /// the bytes it always had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pinned: Option<Pin>,
 }
 
 /// The root document.
@@ -203,6 +248,7 @@ impl BackupEntry {
     fn check(&self) -> Result<(), String> {
         let of_this = |problem| format!("backup {}: {problem}", self.key);
         self.label.as_deref().map_or(Ok(()), check_label).map_err(of_this)?;
+        self.pinned.as_ref().map_or(Ok(()), Pin::check).map_err(of_this)?;
         check_positions(self.start_lsn, self.stop_lsn).map_err(of_this)
     }
 }

@@ -152,6 +152,25 @@ fn a_root_that_contradicts_itself_is_refused() {
     assert!(root_problem(|root| root.backups[0].label = Some("x".repeat(513))).contains("label of 513"));
 }
 
+/// What a root says that pins a backup for `reason`, or that it holds.
+fn pinned_for(reason: &str) -> Result<(), String> {
+    let mut root = samples::pinned_root();
+    root.backups[0].pinned.as_mut().unwrap().reason = reason.to_owned();
+    root.check()
+}
+
+#[test]
+fn a_pin_gives_its_reason_in_one_short_line() {
+    assert_eq!(pinned_for("before the move"), Ok(()));
+    assert_eq!(pinned_for(&"ö".repeat(200)), Ok(()), "characters are counted, not bytes");
+    assert!(pinned_for(&"x".repeat(201)).unwrap_err().contains("201 characters, 200 at most"));
+    assert!(pinned_for(" ").unwrap_err().contains("the reason of the pin is empty"));
+    assert!(pinned_for("a\nb").unwrap_err().contains("line break"));
+    let mut root = samples::pinned_root();
+    root.backups[0].pinned.as_mut().unwrap().by = Some("\u{1b}[2J".to_owned());
+    assert!(root.check().unwrap_err().contains("name of who pins"));
+}
+
 #[test]
 fn a_pack_may_be_damaged_and_condemned_at_once() {
     let mut root = samples::root();

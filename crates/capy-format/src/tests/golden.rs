@@ -53,6 +53,7 @@ fn files() -> Vec<(String, Vec<u8>)> {
         ("key-slot-key-file.json", serde_json::to_vec(&samples::key_file_slot())),
         ("root-first.json", serde_json::to_vec(&samples::first_root())),
         ("root.json", serde_json::to_vec(&samples::root())),
+        ("root-pinned.json", serde_json::to_vec(&samples::pinned_root())),
         ("backup-base.json", serde_json::to_vec(&samples::backup_record())),
         ("backup-stream.json", serde_json::to_vec(&samples::stream_record())),
         ("wal-facts-segment.json", serde_json::to_vec(&samples::wal_facts())),
@@ -232,6 +233,7 @@ fn every_golden_document_is_read() {
     let root = |name: &str| Root::from_json(name, &golden(name));
     assert_eq!(root("root-first.json"), Ok(samples::first_root()));
     assert_eq!(root("root.json"), Ok(samples::root()));
+    assert_eq!(root("root-pinned.json"), Ok(samples::pinned_root()));
     let record = |name: &str| BackupRecord::from_json(name, &golden(name));
     assert_eq!(record("backup-base.json"), Ok(samples::backup_record()));
     assert_eq!(record("backup-stream.json"), Ok(samples::stream_record()));

@@ -221,6 +221,17 @@ pub(crate) fn root() -> Root {
     }
 }
 
+/// The root after its first backup was pinned.
+pub(crate) fn pinned_root() -> Root {
+    let mut root = root();
+    root.backups[0].pinned = Some(Pin {
+        reason: "state before the migration".to_owned(),
+        by: Some("ops".to_owned()),
+        at: time("2026-11-21T08:00:00Z"),
+    });
+    root
+}
+
 fn backup_entry() -> BackupEntry {
     let record = backup_record();
     let facts = record.postgres.expect("a base backup has facts");
@@ -245,6 +256,7 @@ fn backup_entry() -> BackupEntry {
         start_lsn: Some(facts.start_lsn),
         stop_lsn: facts.stop_lsn,
         record_nonce: Nonce::from_bytes(ramp(0x43)),
+        pinned: None,
     }
 }
 

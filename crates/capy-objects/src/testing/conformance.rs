@@ -178,6 +178,11 @@ async fn list_many(store: &dyn Store, directory: &str) {
     assert!(found.iter().map(|info| &info.name).eq(&expected), "the names differ");
     let part = names(store, &format!("{directory}/0a/")).await;
     assert_eq!(part.len(), expected.iter().filter(|name| name.contains("/0a/")).count());
+    let middle = expected.iter().nth(LISTED / 2).expect("there are that many");
+    let prefix = format!("{directory}/");
+    let later: Vec<_> = store.list_after(&prefix, middle).try_collect().await.expect("listing works");
+    let after: Vec<_> = expected.iter().skip(LISTED / 2 + 1).collect();
+    assert!(later.iter().map(|info| &info.name).eq(after), "names after {middle}, in order");
     let deletes = stream::iter(&expected).map(|name| store.delete(name));
     deletes.buffer_unordered(16).try_collect::<()>().await.expect("deleting works");
     remove(store, &neighbour).await;

@@ -94,6 +94,15 @@ impl Store for RecordingStore {
         self.inner.list(prefix)
     }
 
+    fn list_after<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: &'a str,
+    ) -> BoxStream<'a, Result<ObjectInfo, StoreError>> {
+        self.lock().list += 1;
+        self.inner.list_after(prefix, after)
+    }
+
     fn first<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Option<ObjectInfo>, StoreError>> {
         self.lock().first += 1;
         self.inner.first(prefix)

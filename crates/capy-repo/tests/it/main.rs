@@ -9,4 +9,6 @@ mod fixture;
 mod golden;
 mod ingest;
 mod keys;
+mod removal;
 mod requests;
+mod wal;
