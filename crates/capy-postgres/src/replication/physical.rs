@@ -247,8 +247,9 @@ impl WalStream {
     /// After [`WalEvent::TimelineEnd`] the server takes no reports, and this does nothing.
     ///
     /// # Errors
-    /// `ConnectionLost` (Unavailable) when the connection breaks, or takes nothing for half the
-    /// silence timeout.
+    /// `ConnectionLost` (Unavailable) when the server takes nothing for half the silence timeout, or
+    /// `Protocol` (Corrupt) when the stream has failed before. That the connection is broken comes
+    /// with [`WalStream::next`], after what the server said last.
     ///
     /// # Cancellation
     /// Safe: the report goes out with the next call of any method, or not at all.
@@ -335,10 +336,18 @@ impl WalStream {
         }
     }
 
-    /// Sends what is queued. A server that reads nothing is as silent as one that says nothing.
+    /// Sends what is queued. A server that reads nothing is as silent as one that says nothing; one
+    /// that is gone may have said why, which is read next, and after that the end is found.
     async fn flush(&mut self) -> Result<(), PostgresError> {
-        let sent = timeout(self.silence_timeout / 2, self.connection.wire.flush()).await;
-        sent.unwrap_or_else(|_| Err(self.silent()))
+        match timeout(self.silence_timeout / 2, self.connection.wire.flush()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                tracing::debug!("not told to the server: {error}");
+                self.connection.wire.forget_queued();
+                Ok(())
+            }
+            Err(_) => Err(self.silent()),
+        }
     }
 
     fn silent(&self) -> PostgresError {

@@ -85,6 +85,11 @@ impl Wire {
         self.transport.stream.flush().await.map_err(|error| self.lost(error))
     }
 
+    /// Gives up what is queued: nobody is there to take it.
+    pub(super) fn forget_queued(&mut self) {
+        self.write.clear();
+    }
+
     /// The next message that is neither a notice nor a parameter; errors of the server become
     /// errors here.
     pub(super) async fn next(&mut self) -> Result<Message, PostgresError> {

@@ -237,3 +237,22 @@ async fn a_server_that_shuts_down_is_unavailable() {
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     assert!(error.to_string().contains("shuts down"), "{error}");
 }
+
+#[tokio::test]
+async fn the_last_words_of_a_server_that_is_gone_are_heard() {
+    let last = message(b'E', b"SFATAL\0C57P01\0Mterminating connection\0\0");
+    let (mut stream, server) = streaming(vec![keepalive(true), wal(100, b"abc"), last]).await;
+    drop(server);
+    assert!(matches!(stream.next().await.unwrap(), WalEvent::Keepalive { .. }));
+    stream.report(Lsn::INVALID, Lsn::INVALID, Lsn::INVALID).await.unwrap();
+    assert!(matches!(stream.next().await.unwrap(), WalEvent::Data { .. }));
+    let error = stream.next().await.unwrap_err();
+    assert!(error.to_string().contains("terminating connection"), "{error}");
+
+    let (mut stream, server) = streaming(Vec::new()).await;
+    drop(server);
+    assert!(matches!(stream.next().await.unwrap_err(), PostgresError::ConnectionLost { .. }));
+    let (stream, server) = streaming(Vec::new()).await;
+    drop(server);
+    assert!(matches!(stream.stop().await.unwrap_err(), PostgresError::ConnectionLost { .. }));
+}
