@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod archive;
+mod archiving;
 mod authentication;
 mod base_backup;
 mod majors;
 mod pages;
+mod recovery;
 mod tls;
 mod wal_stream;

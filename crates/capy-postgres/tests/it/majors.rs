@@ -132,7 +132,7 @@ async fn the_pages_of_a_known_table_are_in_its_tablespace_sound_and_with_all_row
 }
 
 /// Unpacks a tar as the crate writes it.
-fn unpack(archive: &Archive, target: &Path) {
+pub(crate) fn unpack(archive: &Archive, target: &Path) {
     let tar = target.with_extension("tar");
     fs::write(&tar, archive.written_again()).unwrap();
     fs::create_dir_all(target).unwrap();
