@@ -12,8 +12,9 @@ use super::error::Fault;
 use super::event::{WalEvent, decode_event};
 use super::facts::SegmentFacts;
 use super::header::SegmentHeader;
+use super::open_record::check_crc;
 use super::record::{DecodeError, RECORD_HEADER_BYTES, RecordHeader};
-use super::scanner::{Stopped, check_crc};
+use super::scanner::Stopped;
 
 /// Bytes kept of a record on each side of a border: a commit's time lies in its first 37 bytes.
 pub const CROSSING_KEPT_BYTES: usize = 512;

@@ -47,7 +47,7 @@ pub enum NameFit {
     Exact,
     /// The first page is of an older timeline. That is right for one segment of each timeline, the
     /// one in which it forked off: the server copies the part before the fork from the parent. The
-    /// caller checks it against the history file; [`super::ScanReport::timeline`] then is the
+    /// caller checks it against the history file; [`super::SegmentFacts::newest_timeline`] then is the
     /// name's.
     OlderTimeline {
         /// The first page's.

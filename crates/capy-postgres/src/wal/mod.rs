@@ -17,13 +17,12 @@ mod event;
 mod facts;
 mod fields;
 mod header;
+mod open_record;
 mod record;
 mod scanner;
 mod transaction;
 mod values;
 
-#[cfg(test)]
-mod synthetic;
 #[cfg(test)]
 mod tests;
 
@@ -37,12 +36,11 @@ pub use facts::{
     CommitStamp, EVENTS_MAX, FactsReader, RELATIONS_MAX, RelationDrop, SegmentEvents, SegmentFacts,
 };
 pub use header::{NameFit, SegmentHeader, WAL_PAGE_BYTES, read_header};
+pub use open_record::{KEPT_BYTES, KEPT_EVENT_BYTES};
 pub use record::{
     BlockImage, BlockReference, DecodeError, DecodedRecord, ImageCompression, RecordHeader, Rmgr,
     decode_record,
 };
-pub use scanner::{
-    KEPT_BYTES, KEPT_EVENT_BYTES, RECORD_MAX_BYTES, Record, ScanReport, SegmentScanner, Stopped,
-};
+pub use scanner::{RECORD_MAX_BYTES, Record, ScanReport, SegmentScanner, Stopped};
 pub use transaction::{RelationList, TransactionEnd};
 pub use values::{PgMajor, PgTimestamp, RelFileLocator, TransactionId, WalLevel};

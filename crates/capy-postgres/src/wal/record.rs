@@ -70,7 +70,8 @@ impl Rmgr {
     }
 
     /// Whether its records can say what [`super::decode_event`] tells.
-    pub(super) const fn has_events(self) -> bool {
+    #[must_use]
+    pub const fn has_events(self) -> bool {
         matches!(
             self,
             Self::XLOG | Self::TRANSACTION | Self::STORAGE | Self::DATABASE | Self::TABLESPACE | Self::HEAP

@@ -5,29 +5,19 @@
 //! pass, so that records of any length need no memory but for their first bytes.
 //!
 //! Invariants: a record is given out only after its CRC held; its bytes are no more than
-//! [`KEPT_EVENT_BYTES`]; after the end was found nothing is read.
+//! [`super::KEPT_EVENT_BYTES`]; after the end was found nothing is read.
 
 use capy_types::{Lsn, TimelineId};
 
 use super::crossing::{RecordHead, RecordTail};
 use super::error::Fault;
 use super::header::{PageHeader, PageStart, SegmentHeader, WAL_PAGE_BYTES};
-use super::record::{CRC_OFFSET, RECORD_HEADER_BYTES, RecordHeader};
+use super::open_record::{OpenRecord, PageCursor, advance, check_crc, kept_bytes};
+use super::record::{RECORD_HEADER_BYTES, RecordHeader};
 
 /// Longest record in bytes: `MaxAllocSize`, the limit of PostgreSQL 13 to 15; later ones have 1020
 /// MiB.
 pub const RECORD_MAX_BYTES: u32 = 0x3fff_ffff;
-
-/// Bytes kept of a record: room for all its headers (24 + 33 blocks × 27 + 13, see
-/// [`super::decode_record`]).
-pub const KEPT_BYTES: usize = 1024;
-
-/// Bytes kept of a record that [`super::decode_event`] may read: room for a commit that drops 5400
-/// relations of 12 bytes.
-pub const KEPT_EVENT_BYTES: usize = 64 * 1024;
-
-/// Records begin at multiples of this many bytes: `MAXIMUM_ALIGNOF`.
-const ALIGNMENT: usize = 8;
 
 /// A record whose CRC holds.
 #[derive(Debug, Clone, Copy)]
@@ -38,7 +28,7 @@ pub struct Record<'a> {
     pub end: Lsn,
     /// Its header.
     pub header: RecordHeader,
-    /// Its first bytes, from the header on: all, or [`KEPT_BYTES`] or [`KEPT_EVENT_BYTES`] by its
+    /// Its first bytes, from the header on: all, or [`super::KEPT_BYTES`] or [`super::KEPT_EVENT_BYTES`] by its
     /// resource manager.
     pub kept: &'a [u8],
 }
@@ -210,7 +200,7 @@ impl SegmentScanner {
         }
         self.report.timeline = header.timeline;
         self.enter_page(header.start).map_err(invalid)?;
-        let mut cursor = PageCursor { page, offset: header.size_bytes, address: at };
+        let mut cursor = PageCursor::new(page, header.size_bytes, at);
         self.continue_open(&mut cursor, visit)?;
         while let Some(total_bytes) = cursor.next_record() {
             self.begin_record(total_bytes, &mut cursor, visit)?;
@@ -383,101 +373,4 @@ impl SegmentScanner {
         visit(&Record { end: self.report.end, ..*record });
         Err(Stopped::Switched { at: record.lsn })
     }
-}
-
-/// A record of which not all bytes passed yet.
-#[derive(Debug)]
-struct OpenRecord {
-    lsn: Lsn,
-    total_bytes: u32,
-    taken_bytes: u32,
-    kept: Vec<u8>,
-    /// Once its bytes are there.
-    header: Option<RecordHeader>,
-    /// CRC of the bytes behind the header.
-    body_crc: u32,
-}
-
-impl OpenRecord {
-    fn new(lsn: Lsn, total_bytes: u32) -> Self {
-        Self { lsn, total_bytes, taken_bytes: 0, kept: Vec::new(), header: None, body_crc: 0 }
-    }
-
-    fn missing_bytes(&self) -> u32 {
-        self.total_bytes - self.taken_bytes
-    }
-
-    /// Takes no more than what is missing, and gives the header when it becomes whole.
-    fn take(&mut self, piece: &[u8]) -> Option<RecordHeader> {
-        let missing_header = RECORD_HEADER_BYTES.saturating_sub(self.kept.len());
-        let (head, body) = piece.split_at(missing_header.min(piece.len()));
-        self.kept.extend_from_slice(head);
-        // A piece is at most one page, so the cast loses nothing.
-        self.taken_bytes += piece.len() as u32;
-        let mut completed = None;
-        if self.header.is_none() && self.kept.len() >= RECORD_HEADER_BYTES {
-            self.header = RecordHeader::read(&self.kept);
-            completed = self.header;
-        }
-        if let Some(header) = &self.header {
-            self.body_crc = crc32c::crc32c_append(self.body_crc, body);
-            let room = kept_bytes(header).saturating_sub(self.kept.len());
-            self.kept.extend_from_slice(body.get(..room).unwrap_or(body));
-        }
-        completed
-    }
-
-    fn into_tail(self) -> RecordTail {
-        RecordTail::new(self.lsn, self.total_bytes, self.taken_bytes, self.kept, self.body_crc)
-    }
-}
-
-fn kept_bytes(header: &RecordHeader) -> usize {
-    if header.rmgr.has_events() { KEPT_EVENT_BYTES } else { KEPT_BYTES }
-}
-
-/// Compares the CRC: of the body first, then of the header up to the CRC itself.
-pub(super) fn check_crc(header: &RecordHeader, record: &[u8], body_crc: u32) -> Result<(), Fault> {
-    let covered = record.get(..CRC_OFFSET).unwrap_or_default();
-    let expected = crc32c::crc32c_append(body_crc, covered);
-    if header.crc == expected { Ok(()) } else { Err(Fault::Crc { found: header.crc, expected }) }
-}
-
-/// The part of a page that is still to be read.
-struct PageCursor<'a> {
-    page: &'a [u8],
-    offset: usize,
-    address: Lsn,
-}
-
-impl<'a> PageCursor<'a> {
-    fn position(&self) -> Lsn {
-        advance(self.address, self.offset)
-    }
-
-    /// Takes so many bytes, or all that are left in the page.
-    fn take(&mut self, count: u32) -> &'a [u8] {
-        let rest = self.page.get(self.offset..).unwrap_or_default();
-        let piece = rest.get(..count as usize).unwrap_or(rest);
-        self.offset += piece.len();
-        piece
-    }
-
-    /// Moves on to where a record may begin, at most to the page's end.
-    fn align(&mut self) -> Lsn {
-        self.offset = self.offset.next_multiple_of(ALIGNMENT);
-        self.position()
-    }
-
-    /// The length field of the next record; `None` at the page's end.
-    fn next_record(&mut self) -> Option<u32> {
-        self.align();
-        let rest = self.page.get(self.offset..)?;
-        rest.first_chunk().copied().map(u32::from_le_bytes)
-    }
-}
-
-/// No position of a segment wraps around: [`super::read_header`] refuses such segments.
-fn advance(from: Lsn, bytes: usize) -> Lsn {
-    Lsn::from_u64(from.as_u64().saturating_add(bytes as u64))
 }

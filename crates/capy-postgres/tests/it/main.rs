@@ -10,4 +10,5 @@ mod majors;
 mod pages;
 mod recovery;
 mod tls;
+mod wal_reader;
 mod wal_stream;

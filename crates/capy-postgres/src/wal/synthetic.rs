@@ -1,1 +1,0 @@
-//! Segments made by hand, for tests.

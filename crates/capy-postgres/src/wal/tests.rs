@@ -1,1 +1,0 @@
-//! The WAL reader on synthetic segments.
