@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use capy_postgres::wal::{
-    BlockReference, Join, JoinedRecord, Record, RecordHeader, SegmentFacts, SegmentScanner, decode_record,
-    join, read_header,
+    BlockReference, Join, JoinedRecord, Record, RecordHeader, SegmentFacts, SegmentScanner, Stopped,
+    decode_record, join, read_header,
 };
 use capy_types::Lsn;
 
@@ -63,6 +63,16 @@ impl Log {
         }
         log.records.sort_by_key(|record| record.lsn);
         log
+    }
+
+    /// The bytes of the segments that are valid to their end.
+    pub(crate) fn read_valid(wal: &Path) -> Vec<Vec<u8>> {
+        let files = fs::read_dir(wal).unwrap().map(|entry| entry.unwrap().path());
+        let segments = files.filter(|path| path.is_file()).map(|path| fs::read(path).unwrap());
+        let is_full = |bytes: &Vec<u8>| {
+            SegmentFacts::read(bytes).is_ok_and(|facts| facts.scan.stopped == Stopped::Full)
+        };
+        segments.filter(is_full).collect()
     }
 
     fn take_segment(&mut self, name: &str, bytes: &[u8]) {
