@@ -4,6 +4,7 @@
 //! and no state that could go stale except the immutable config: every operation reads the
 //! newest root.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -228,8 +229,8 @@ impl Repository {
     /// # Cancellation
     /// Either unlinked or not.
     pub async fn unlink_backup(&self, key: &BackupKey) -> Result<BackupEntry, RepoError> {
-        let (entry, _) = self.chain().commit(|root| unlink(root, key)).await?;
-        Ok(entry)
+        let (gone, _) = self.chain().commit(|root| unlink(root, std::slice::from_ref(key))).await?;
+        gone.into_iter().next().ok_or_else(|| RepoError::NoSuchBackup { what: key.to_string() })
     }
 
     /// Removes all backups that `choose` names from the root, in one commit. `choose` sees the
@@ -252,8 +253,7 @@ impl Repository {
         }
         let change = |root: &mut Root| {
             let (keys, answer) = choose(&root.backups)?;
-            keys.iter().try_for_each(|key| unlink(root, key).map(|_| ()))?;
-            Ok(answer)
+            unlink(root, &keys).map(|_| answer)
         };
         self.chain().commit(change).await.map(|(answer, _)| answer)
     }
@@ -400,14 +400,21 @@ impl Repository {
     }
 }
 
-/// Takes one backup out of the root's list, unless it is pinned.
-fn unlink(root: &mut Root, key: &BackupKey) -> Result<BackupEntry, RepoError> {
-    let at = root.backups.iter().position(|entry| entry.key == *key);
-    let at = at.ok_or_else(|| RepoError::NoSuchBackup { what: key.to_string() })?;
-    match root.backups.get(at).and_then(|entry| entry.pinned.as_ref()) {
-        Some(pin) => Err(RepoError::Pinned { key: key.clone(), reason: pin.reason.clone() }),
-        None => Ok(root.backups.remove(at)),
+/// Takes backups out of the root's list: all of them, or none when one is pinned or not there.
+fn unlink(root: &mut Root, keys: &[BackupKey]) -> Result<Vec<BackupEntry>, RepoError> {
+    let mut wanted: HashSet<_> = keys.iter().collect();
+    let mut named = root.backups.iter().filter(|entry| wanted.remove(&entry.key));
+    if let Some((key, pin)) = named.find_map(|entry| Some((&entry.key, entry.pinned.as_ref()?))) {
+        return Err(RepoError::Pinned { key: key.clone(), reason: pin.reason.clone() });
     }
+    if let Some(missing) = wanted.into_iter().next() {
+        return Err(RepoError::NoSuchBackup { what: missing.to_string() });
+    }
+    let going: HashSet<_> = keys.iter().collect();
+    let (gone, left) =
+        std::mem::take(&mut root.backups).into_iter().partition(|entry| going.contains(&entry.key));
+    root.backups = left;
+    Ok(gone)
 }
 
 fn newest_complete(backups: Vec<BackupEntry>, cluster: &ClusterName) -> Option<BackupEntry> {
