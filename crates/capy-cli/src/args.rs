@@ -8,7 +8,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{backup, completions, delete, init, inspect, key, list, probe, restore, show, verify};
+use crate::commands::{
+    backup, completions, delete, expire, init, inspect, key, list, pin, probe, restore, show, verify,
+};
 
 /// Encrypted, deduplicated backups of PostgreSQL on any object store.
 #[derive(Debug, Parser)]
@@ -86,6 +88,9 @@ pub(crate) enum Command {
     List(list::ListArgs),
     Show(show::ShowArgs),
     Delete(delete::DeleteArgs),
+    Expire(expire::ExpireArgs),
+    Pin(pin::PinArgs),
+    Unpin(pin::UnpinArgs),
     Inspect(inspect::InspectArgs),
     Key(key::KeyArgs),
     Probe(probe::ProbeArgs),

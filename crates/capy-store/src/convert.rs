@@ -10,7 +10,7 @@ use capy_types::{Lsn, SegmentName, SegmentSize, TimelineId};
 
 use crate::{
     BackupDetails, BackupInfo, BackupKind, BackupState, BackupStats, CollationInfo, Error, ManifestCheckInfo,
-    PostgresInfo, TablespaceInfo, VerificationState, WalRange,
+    PinInfo, PostgresInfo, TablespaceInfo, VerificationState, WalRange,
 };
 
 /// A backup as the root lists it.
@@ -46,6 +46,11 @@ pub(crate) fn info(entry: &BackupEntry) -> BackupInfo {
         timeline: entry.timeline,
         start_lsn: entry.start_lsn,
         stop_lsn: entry.stop_lsn,
+        pinned: entry.pinned.as_ref().map(|pin| PinInfo {
+            reason: pin.reason.clone(),
+            by: pin.by.clone(),
+            at: pin.at,
+        }),
     }
 }
 
@@ -143,6 +148,7 @@ impl From<RepoError> for Error {
                 Some("check the passphrase; `key list` shows what slots there are")
             }
             RepoError::NoSuchBackup { .. } => Some("`list` shows the backups there are"),
+            RepoError::Pinned { .. } => Some("take the pin off first, with `unpin`"),
             RepoError::LastSlot => Some("add another way to open the repository first"),
             RepoError::NotEmpty { .. } => Some("choose an empty place for the repository"),
             _ => None,

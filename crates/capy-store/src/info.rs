@@ -79,6 +79,18 @@ impl BackupKind {
     }
 }
 
+/// Why a backup must not be removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct PinInfo {
+    /// The reason in one line.
+    pub reason: String,
+    /// Who pinned it, if they said.
+    pub by: Option<String>,
+    /// When.
+    pub at: Timestamp,
+}
+
 /// One backup, as `list` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
@@ -121,6 +133,8 @@ pub struct BackupInfo {
     pub start_lsn: Option<Lsn>,
     /// What recovery must reach before the backup is consistent.
     pub stop_lsn: Option<Lsn>,
+    /// Set while nothing may remove it.
+    pub pinned: Option<PinInfo>,
 }
 
 /// One backup with all that its record holds, as `show` shows it.

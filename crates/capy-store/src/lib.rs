@@ -34,6 +34,7 @@
 mod backup;
 mod convert;
 mod error;
+mod expire;
 mod info;
 pub mod inspect;
 mod keys;
@@ -55,9 +56,13 @@ pub use capy_types::{
 
 pub use backup::{BackupOptions, BackupSource, Checkpoint, PostgresSource};
 pub use error::{Error, Result};
+pub use expire::{
+    ExpireOptions, ExpireReason, ExpireReport, ExpiredBackup, KeepReason, KeptBackup, OldestKept,
+    RetentionPolicy,
+};
 pub use info::{
     BackupDetails, BackupInfo, BackupKind, BackupState, BackupStats, CollationInfo, ManifestCheckInfo,
-    PostgresInfo, TablespaceInfo, VerificationState,
+    PinInfo, PostgresInfo, TablespaceInfo, VerificationState,
 };
 pub use keys::{KeyKind, KeySlotInfo};
 pub use location::{Key, Location};

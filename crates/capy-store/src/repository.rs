@@ -209,7 +209,7 @@ impl Repository {
     /// by the collector.
     ///
     /// # Errors
-    /// `NotFound`; `Unavailable`.
+    /// `NotFound`; `Conflict` when it is pinned; `Unavailable`.
     ///
     /// # Cancellation
     /// Safe to drop: the backup is either listed or not.

@@ -36,20 +36,26 @@ fn text(listing: &Listing) -> String {
     if listing.backups.is_empty() {
         return "no backups\n".to_owned();
     }
-    let heading = ["BACKUP KEY", "CREATED", "SIZE", "STORED", "STATE", "VERIFIED", "LABEL"];
+    let heading = ["BACKUP KEY", "CREATED", "SIZE", "STORED", "STATE", "VERIFIED", "PINNED", "LABEL"];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     rows.extend(listing.backups.iter().map(row));
     table(&rows)
 }
 
+/// When it was begun, to the second.
+pub(super) fn created(backup: &BackupInfo) -> String {
+    backup.created_at.to_string().chars().take(19).collect::<String>() + "Z"
+}
+
 fn row(backup: &BackupInfo) -> Vec<String> {
     vec![
         backup.backup_key.to_string(),
-        backup.created_at.to_string().chars().take(19).collect::<String>() + "Z",
+        created(backup),
         human::bytes(backup.size_bytes),
         human::bytes(backup.stored_bytes),
         backup.state.as_str().to_owned(),
         backup.verification_state.as_str().to_owned(),
+        if backup.pinned.is_some() { "yes" } else { "" }.to_owned(),
         backup.label.clone().unwrap_or_default(),
     ]
 }

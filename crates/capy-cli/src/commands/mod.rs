@@ -3,10 +3,12 @@
 pub(crate) mod backup;
 pub(crate) mod completions;
 pub(crate) mod delete;
+pub(crate) mod expire;
 pub(crate) mod init;
 pub(crate) mod inspect;
 pub(crate) mod key;
 pub(crate) mod list;
+pub(crate) mod pin;
 pub(crate) mod probe;
 pub(crate) mod restore;
 pub(crate) mod show;
@@ -26,6 +28,9 @@ pub(crate) async fn run(command: Command, session: &mut Session) -> anyhow::Resu
         Command::List(args) => list::run(args, session).await,
         Command::Show(args) => show::run(args, session).await,
         Command::Delete(args) => delete::run(args, session).await,
+        Command::Expire(args) => expire::run(args, session).await,
+        Command::Pin(args) => pin::run_pin(args, session).await,
+        Command::Unpin(args) => pin::run_unpin(args, session).await,
         Command::Inspect(args) => inspect::run(args, session).await,
         Command::Key(args) => key::run(args, session).await,
         Command::Probe(args) => probe::run(args, session).await,

@@ -1,6 +1,6 @@
 //! `capy-store show`: everything a backup's record holds.
 
-use capy_store::{BackupDetails, BackupSelector, PostgresInfo};
+use capy_store::{BackupDetails, BackupSelector, PinInfo, PostgresInfo};
 use clap::Args;
 use serde_json::json;
 
@@ -39,6 +39,7 @@ fn text(details: &BackupDetails) -> String {
         ("finished", info.finished_at.to_string()),
         ("state", info.state.as_str().to_owned()),
         ("verification", verification(details)),
+        ("pinned", or_dash(info.pinned.as_ref().map(pin))),
         ("files", format!("{} of {} entries", stats.files, stats.entries)),
         ("size", human::bytes(stats.size_bytes)),
         (
@@ -71,6 +72,12 @@ fn verification(details: &BackupDetails) -> String {
         text.push_str(&format!(": {error}"));
     }
     text
+}
+
+/// The reason, who gave it and when.
+fn pin(pin: &PinInfo) -> String {
+    let by = pin.by.as_ref().map(|by| format!("by {by}, ")).unwrap_or_default();
+    format!("{} ({by}{})", pin.reason, pin.at)
 }
 
 fn postgres_text(postgres: &PostgresInfo) -> String {

@@ -5,6 +5,7 @@ mod errors;
 mod harness;
 mod interruptions;
 mod postgres;
+mod retention;
 mod secrets;
 mod server;
 mod streams;

@@ -5,6 +5,7 @@
 
 mod backup;
 mod base_tar;
+mod expire;
 mod fixture;
 mod restore;
 mod verify;

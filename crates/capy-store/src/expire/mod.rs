@@ -1,0 +1,185 @@
+//! Retention: pins, and the removal of backups that no rule keeps.
+//!
+//! Contained by: the façade. The rules are in `policy`; here they are applied to the newest root,
+//! inside the commit, so that a backup pinned or added by somebody else at the same moment counts.
+//! Invariant: all removals of one call are one commit, and [`ExpirePlan::check`] has passed on
+//! exactly the backups it removes from.
+
+mod calendar;
+mod pin;
+mod policy;
+#[cfg(test)]
+mod properties;
+mod report;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use capy_format::BackupEntry;
+use capy_repo::RepoError;
+use capy_types::{BackupKey, ClusterName, Ctx, ErrorKind, Timestamp};
+use tracing::instrument;
+
+use crate::repository::cancellable;
+use crate::{BackupInfo, BackupKind, Error, Repository, Result, convert};
+use policy::{ExpirePlan, is_from_the_future, plan};
+
+pub use policy::RetentionPolicy;
+pub use report::{ExpireReason, ExpireReport, ExpiredBackup, KeepReason, KeptBackup, OldestKept};
+
+/// What to expire.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct ExpireOptions {
+    /// Only this cluster's backups; all clusters, each by itself, without.
+    pub cluster: Option<ClusterName>,
+    /// What is kept.
+    pub policy: RetentionPolicy,
+    /// Only say what would go.
+    pub dry_run: bool,
+    /// Of what no rule keeps, remove these only: those that somebody was shown and agreed to,
+    /// from the report of a dry run. Without it, all.
+    pub shown: Option<BTreeSet<BackupKey>>,
+}
+
+impl ExpireOptions {
+    /// Expires what `policy` does not keep, in all clusters.
+    #[must_use]
+    pub fn new(policy: RetentionPolicy) -> Self {
+        Self { policy, ..Self::default() }
+    }
+}
+
+impl Repository {
+    /// Removes the backups that the policy does not keep, all in one commit. Their space is
+    /// reclaimed by the collector.
+    ///
+    /// Never removed are: pinned backups; the newest sound backup of each series (the base backups
+    /// of a cluster, its streams of each database); damaged ones that no sound one follows;
+    /// backups dated in the future.
+    ///
+    /// # Errors
+    /// `Invalid` when the policy has no rule or a rule of zero; `NotFound` when the cluster that is
+    /// named has no backups; `Unavailable`.
+    ///
+    /// # Cancellation
+    /// Safe to drop: all that goes is gone, or none of it.
+    ///
+    /// # Example
+    /// ```
+    /// # use capy_store::*;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<()> {
+    /// # let ctx = Ctx::default();
+    /// # let repository = Repository::init(&ctx, &Location::new("memory://"), &[Key::passphrase("x")], InitOptions::default()).await?;
+    /// let mut policy = RetentionPolicy::default();
+    /// (policy.keep_full, policy.keep_weekly) = (Some(7), Some(8));
+    /// let report = repository.expire(&ctx, &ExpireOptions::new(policy)).await?;
+    /// println!("{} kept, {} expired", report.kept.len(), report.expired.len());
+    /// # Ok(()) }
+    /// ```
+    #[instrument(skip_all)]
+    pub async fn expire(&self, ctx: &Ctx, options: &ExpireOptions) -> Result<ExpireReport> {
+        options.policy.check()?;
+        let report = cancellable(ctx, self.decide_and_remove(options)).await?;
+        if let (Some(cluster), [], []) = (&options.cluster, &*report.kept, &*report.expired) {
+            return Err(Error::new(ErrorKind::NotFound, format!("no backups of cluster {cluster}")));
+        }
+        if !options.dry_run {
+            for gone in &report.expired {
+                tracing::info!(backup = %gone.backup.backup_key, "expired");
+            }
+        }
+        Ok(report)
+    }
+
+    async fn decide_and_remove(&self, options: &ExpireOptions) -> Result<ExpireReport> {
+        if options.dry_run {
+            return Ok(decide(&self.repo.root().await?.backups, options, self.clock().now())?);
+        }
+        let choose = |entries: &[BackupEntry]| {
+            let report = decide(entries, options, self.clock().now())?;
+            let keys = report.expired.iter().map(|expired| expired.backup.backup_key.clone()).collect();
+            Ok((keys, report))
+        };
+        Ok(self.repo.unlink_backups(choose).await?)
+    }
+}
+
+/// The whole decision, on the backups of one root.
+fn decide(
+    entries: &[BackupEntry],
+    options: &ExpireOptions,
+    now: Timestamp,
+) -> std::result::Result<ExpireReport, RepoError> {
+    let asked = |entry: &&BackupEntry| options.cluster.as_ref().is_none_or(|name| entry.key.cluster == *name);
+    let backups: Vec<_> = entries.iter().filter(asked).map(convert::info).collect();
+    let decided = plan(&backups, &options.policy, now);
+    let mut plan = decided.map_err(|error| RepoError::Invalid { what: error.to_string() })?;
+    if let Some(shown) = &options.shown {
+        plan.limit_to(shown);
+    }
+    plan.check(now).map_err(|what| RepoError::Internal { what })?;
+    Ok(report(plan, options.dry_run, now))
+}
+
+fn report(plan: ExpirePlan, dry_run: bool, now: Timestamp) -> ExpireReport {
+    let ExpirePlan { kept, expired } = plan;
+    let sum = |bytes: fn(&BackupInfo) -> u64| {
+        expired.iter().fold(0_u64, |sum, expired| sum.saturating_add(bytes(&expired.backup)))
+    };
+    ExpireReport {
+        dry_run,
+        expired_bytes: sum(|backup| backup.size_bytes),
+        expired_stored_bytes: sum(|backup| backup.stored_bytes),
+        oldest_kept: oldest_kept(&kept),
+        notices: notices(&kept, &expired, now),
+        kept,
+        expired,
+    }
+}
+
+/// The kept base backup of each server's timeline whose recovery starts first, sound or not: as
+/// long as it is kept, its WAL is too.
+fn oldest_kept(kept: &[KeptBackup]) -> Vec<OldestKept> {
+    let mut oldest = BTreeMap::new();
+    for KeptBackup { backup, .. } in kept {
+        let (Some(timeline), Some(start_lsn)) = (backup.timeline, backup.start_lsn) else { continue };
+        let found = OldestKept {
+            cluster: backup.cluster.clone(),
+            system_id: backup.system_id,
+            timeline,
+            start_lsn,
+            backup_key: backup.backup_key.clone(),
+        };
+        let server = backup.system_id.map(|id| id.as_u64());
+        let first = oldest.entry((backup.cluster.clone(), server, timeline)).or_insert_with(|| found.clone());
+        if start_lsn < first.start_lsn {
+            *first = found;
+        }
+    }
+    oldest.into_values().collect()
+}
+
+fn notices(kept: &[KeptBackup], expired: &[ExpiredBackup], now: Timestamp) -> Vec<String> {
+    let mut notices = Vec::new();
+    let mut future = kept.iter().filter(|kept| is_from_the_future(&kept.backup, now));
+    if let Some(first) = future.next() {
+        notices.push(format!(
+            "{} is dated after now ({now}), as are {} others: they are kept; check the clocks",
+            first.backup.backup_key,
+            future.count()
+        ));
+    }
+    let nameless = |expired: &&ExpiredBackup| {
+        expired.backup.kind == BackupKind::Stream && expired.backup.database.is_none()
+    };
+    if let Some(first) = expired.iter().find(nameless) {
+        notices.push(format!(
+            "streams of cluster {} without a database count as one series, {} among them: give each a \
+             database of its own when backing up, if they are not of the same",
+            first.backup.cluster, first.backup.backup_key
+        ));
+    }
+    notices
+}
