@@ -9,8 +9,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    backup, completions, delete, expire, init, inspect, key, list, pin, probe, restore, show, verify,
+    backup, completions, delete, expire, init, inspect, key, list, pin, probe, restore, show, verify, wal,
 };
+use crate::exit::Caller;
 
 /// Encrypted, deduplicated backups of PostgreSQL on any object store.
 #[derive(Debug, Parser)]
@@ -93,8 +94,19 @@ pub(crate) enum Command {
     Unpin(pin::UnpinArgs),
     Inspect(inspect::InspectArgs),
     Key(key::KeyArgs),
+    Wal(wal::WalArgs),
     Probe(probe::ProbeArgs),
     Completions(completions::CompletionsArgs),
+}
+
+impl Command {
+    /// Who asked for this run, as far as exit codes depend on it.
+    pub(crate) fn caller(&self) -> Caller {
+        match self {
+            Self::Wal(args) => args.caller(),
+            _ => Caller::Person,
+        }
+    }
 }
 
 /// Environment and exit codes, at the end of the long help.

@@ -25,7 +25,7 @@ use clap::error::ErrorKind as ClapKind;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::Cli;
-use crate::exit::Exit;
+use crate::exit::{Caller, Exit};
 use crate::failure::{Failure, Shown};
 use crate::output::Output;
 use crate::session::Session;
@@ -36,6 +36,8 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&error),
     };
     start_log(cli.global.verbose);
+    let caller = cli.command.caller();
+    end_panics_as_faults(caller);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let exit = match runtime {
         Ok(runtime) => {
@@ -49,7 +51,20 @@ fn main() -> ExitCode {
             Exit::Failed(ErrorKind::Internal)
         }
     };
-    ExitCode::from(exit.code())
+    ExitCode::from(exit.code_for(caller))
+}
+
+/// A panic ends a process with 101, which restore_command must never end with.
+fn end_panics_as_faults(caller: Caller) {
+    if caller == Caller::Person {
+        return;
+    }
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        let code = Exit::Failed(ErrorKind::Internal).code_for(caller);
+        std::process::exit(i32::from(code));
+    }));
 }
 
 async fn run(cli: Cli) -> Exit {
@@ -88,7 +103,10 @@ fn refuse(error: &clap::Error) -> ExitCode {
     } else {
         let _ = error.print();
     }
-    ExitCode::from(Exit::Failed(ErrorKind::Invalid).code())
+    // A mistake in restore_command must not read as the end of WAL.
+    let words: Vec<_> = std::env::args_os().filter(|word| word == "wal" || word == "fetch").collect();
+    let caller = if words.len() > 1 { Caller::RestoreCommand } else { Caller::Person };
+    ExitCode::from(Exit::Failed(ErrorKind::Invalid).code_for(caller))
 }
 
 /// Sends the library's log to standard error, as much of it as was asked for.

@@ -46,15 +46,17 @@ mod report;
 mod repository;
 mod restore;
 mod verify;
+mod wal;
 
 pub use capy_objects::{ProbeReport, StoreOptions};
 pub use capy_types::{
     BackupId, BackupKey, BackupSelector, ChunkId, Clock, ClusterName, Ctx, Entropy, ErrorKind, IndexId, Lsn,
     NameError, NoProgress, OsEntropy, PackId, Phase, Problem, Progress, RepositoryId, Secret, SegmentSize,
-    SlotId, SystemClock, SystemId, TimelineId, Timestamp,
+    SlotId, SystemClock, SystemId, TimelineId, Timestamp, WalFile, WalFileKind, WalNameError,
 };
 
 pub use backup::{BackupOptions, BackupSource, Checkpoint, PostgresSource};
+pub use capy_postgres::recovery::{RecoveryTarget, TargetAction, TargetTimeline, restore_command};
 pub use error::{Error, Result};
 pub use expire::{
     ExpireOptions, ExpireReason, ExpireReport, ExpiredBackup, KeepReason, KeptBackup, OldestKept,
@@ -69,5 +71,9 @@ pub use location::{Key, Location};
 pub use probe::probe;
 pub use report::{BackupReport, Defect, RestoreReport, Stage, VerifyLevel, VerifyReport, WalRange};
 pub use repository::{InitOptions, Repository};
-pub use restore::{Owner, RestoreOptions, TablespaceMapping, TarTarget};
+pub use restore::{Owner, Recovery, RestoreOptions, TablespaceMapping, TarTarget};
 pub use verify::{VerifyOptions, VerifyScope};
+pub use wal::{
+    BackupWindows, FetchedWal, PushOutcome, PushedWal, RecoveryChoice, RecoveryWindow, TimelineWal, WalRun,
+    WalWindows,
+};

@@ -10,7 +10,7 @@ use std::time::Duration;
 use capy_types::{BackupKey, Lsn, TimelineId};
 use serde::{Serialize, Serializer};
 
-use crate::{BackupInfo, BackupState, BackupStats};
+use crate::{BackupInfo, BackupState, BackupStats, RecoveryChoice};
 
 /// Most findings kept in a report, in a record and in memory; the rest are counted. At about
 /// 200 bytes each this is 200 kB.
@@ -135,6 +135,8 @@ pub struct RestoreReport {
     pub notices: Vec<String>,
     /// The WAL recovery needs and the backup does not contain.
     pub wal_needed: Option<WalRange>,
+    /// What the directory was set up to recover to.
+    pub recovery: Option<RecoveryChoice>,
 }
 
 /// How thorough a verification is.

@@ -13,6 +13,7 @@ pub(crate) mod probe;
 pub(crate) mod restore;
 pub(crate) mod show;
 pub(crate) mod verify;
+pub(crate) mod wal;
 
 use crate::args::Command;
 use crate::exit::Exit;
@@ -33,6 +34,7 @@ pub(crate) async fn run(command: Command, session: &mut Session) -> anyhow::Resu
         Command::Unpin(args) => pin::run_unpin(args, session).await,
         Command::Inspect(args) => inspect::run(args, session).await,
         Command::Key(args) => key::run(args, session).await,
+        Command::Wal(args) => wal::run(args, session).await,
         Command::Probe(args) => probe::run(args, session).await,
         Command::Completions(args) => completions::run(args, session),
     }

@@ -40,9 +40,13 @@ pub struct SegmentFacts {
     /// The first record that begins here; none when one record fills the segment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first: Option<Lsn>,
+    /// The last record that begins and ends here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<Lsn>,
     /// The end of the last whole record, or of the segment when a record goes on in the next.
     pub end: Lsn,
-    /// Why reading ended before the end of the segment; none when it did not.
+    /// Why reading ended before the end of the segment; none when it did not, or when the server
+    /// closed the segment early.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped: Option<String>,
     /// Commits, those of prepared transactions included.

@@ -364,6 +364,7 @@ pub(crate) fn wal_facts() -> WalFacts {
             major: 17,
             segment_size: SegmentSize::DEFAULT,
             first: Some(lsn(0x28)),
+            last: Some(lsn(0xff_ff80)),
             end: lsn(0xff_fff8),
             stopped: Some("a record fails its checksum".to_owned()),
             commits: 2,

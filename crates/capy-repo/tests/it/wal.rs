@@ -33,6 +33,7 @@ fn facts(number: u64) -> WalFacts {
             major: 15,
             segment_size: segment.size(),
             first: Some(segment.start()),
+            last: Some(segment.start()),
             end: segment.end(),
             stopped: None,
             commits: number,

@@ -17,6 +17,7 @@ use capy_types::{ErrorKind, Phase};
 
 use super::files::{RestoredFiles, set_mode_and_owner, set_owner};
 use super::path::SafePath;
+use super::recovery::Prepared;
 use super::target::{TablespaceTarget, check_all, place_tablespaces};
 use super::{RestoreOptions, Restoring, durable, owner, relocate};
 use crate::{Error, Result};
@@ -51,12 +52,18 @@ struct Places<'a> {
     owner: Option<(u32, u32)>,
     /// Directories known to exist, so that each is made once. Bounded: see `DIRECTORIES_KNOWN_MAX`.
     known: HashSet<PathBuf>,
+    /// Directories made below the roots.
+    made: u64,
 }
 
 /// Directories remembered as existing: a cluster has a few hundred; beyond this, forgotten anew.
 const DIRECTORIES_KNOWN_MAX: usize = 10_000;
 
-pub(super) async fn restore(restoring: &mut Restoring<'_>, options: &RestoreOptions) -> Result<()> {
+pub(super) async fn restore(
+    restoring: &mut Restoring<'_>,
+    options: &RestoreOptions,
+    recovery: Option<&Prepared>,
+) -> Result<()> {
     let target = std::path::absolute(&options.target)
         .map_err(|error| Error::io(format!("find {}", options.target.display()), error))?;
     let facts = restoring.record.postgres.as_ref();
@@ -69,7 +76,8 @@ pub(super) async fn restore(restoring: &mut Restoring<'_>, options: &RestoreOpti
     check_all(&target, &tablespaces)?;
     let is_root = rustix::process::geteuid().is_root();
     let owner = owner::choose(options.owner, &target, is_root);
-    let mut places = Places { target: &target, tablespaces: &tablespaces, owner, known: HashSet::new() };
+    let mut places =
+        Places { target: &target, tablespaces: &tablespaces, owner, known: HashSet::new(), made: 0 };
     places.make_roots()?;
 
     let since = Instant::now();
@@ -89,6 +97,10 @@ pub(super) async fn restore(restoring: &mut Restoring<'_>, options: &RestoreOpti
         restoring.report.notices.push(what.to_owned());
     }
     let owner = places.owner;
+    if let Some(prepared) = recovery {
+        let control = control.as_deref().ok_or_else(no_control_file)?;
+        restoring.repository.set_up_recovery(restoring.ctx, prepared, &target, control, owner).await?;
+    }
     // Flushing may take minutes: not on an async thread.
     let (flushed, roots) = (later, places.roots());
     let finishing = tokio::task::spawn_blocking(move || finish(&flushed, &roots, control, owner));
@@ -103,6 +115,10 @@ pub(super) async fn restore(restoring: &mut Restoring<'_>, options: &RestoreOpti
     }
     restoring.report.target = Some(target);
     Ok(())
+}
+
+fn no_control_file() -> Error {
+    Error::invalid(format!("the backup has no {CONTROL_FILE}: it is not of a PostgreSQL cluster"))
 }
 
 fn internal(what: &str) -> Error {
@@ -160,6 +176,7 @@ impl Places<'_> {
         }
         for path in missing.iter().rev() {
             make_directory(path, self.owner)?;
+            self.made += 1;
         }
         if self.known.len() >= DIRECTORIES_KNOWN_MAX {
             self.known = self.roots().into_iter().collect();
@@ -221,7 +238,7 @@ async fn write_files(
     let done = bulk.finish().await?;
     restoring.report.files += done.files;
     restoring.report.restored_bytes += done.bytes;
-    restoring.report.directories += places.roots().len() as u64;
+    restoring.report.directories += places.roots().len() as u64 + places.made;
     refuse_defects(&sink)?;
     if let Some(control) = &later.control {
         restoring.report.files += 1;

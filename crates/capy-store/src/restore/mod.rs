@@ -14,6 +14,7 @@ mod files;
 mod full;
 mod owner;
 mod path;
+mod recovery;
 mod relocate;
 mod select;
 mod tar;
@@ -27,13 +28,14 @@ use capy_types::{BackupSelector, Ctx, Phase};
 use tracing::instrument;
 
 pub use owner::Owner;
+pub use recovery::Recovery;
 pub(crate) use select::prefix_of;
 pub use tar::TarTarget;
 pub use target::TablespaceMapping;
 
 use crate::report::Stage;
 use crate::repository::cancellable;
-use crate::{Repository, RestoreReport, Result, convert};
+use crate::{Error, Repository, RestoreReport, Result, convert};
 
 /// How a backup is restored into a directory.
 #[derive(Debug, Clone)]
@@ -48,6 +50,8 @@ pub struct RestoreOptions {
     pub files: Vec<String>,
     /// Who gets the files.
     pub owner: Owner,
+    /// Point-in-time recovery: the directory is set up to replay the archive up to a target.
+    pub recovery: Option<Recovery>,
 }
 
 impl RestoreOptions {
@@ -58,6 +62,7 @@ impl RestoreOptions {
             tablespace_mapping: Vec::new(),
             files: Vec::new(),
             owner: Owner::default(),
+            recovery: None,
         }
     }
 }
@@ -97,6 +102,7 @@ impl<'a> Restoring<'a> {
             stages: Vec::new(),
             notices,
             wal_needed: record.postgres.as_ref().and_then(convert::wal_needed),
+            recovery: None,
         };
         Ok(Self { repository, ctx, record, begun, read_before, report })
     }
@@ -104,6 +110,15 @@ impl<'a> Restoring<'a> {
     /// Notes how long a stage took that began at `since`.
     pub(crate) fn stage(&mut self, name: &'static str, since: Instant) {
         self.report.stages.push(Stage { name, elapsed: since.elapsed() });
+    }
+
+    /// Notes the recovery that was set up, which brings the WAL that is needed.
+    fn recovered(&mut self, prepared: Option<recovery::Prepared>) {
+        let Some(prepared) = prepared else { return };
+        let choice = prepared.into_choice();
+        self.report.notices.extend(choice.notices.iter().cloned());
+        self.report.wal_needed = None;
+        self.report.recovery = Some(choice);
     }
 
     fn finish(mut self) -> RestoreReport {
@@ -117,7 +132,8 @@ impl Repository {
     /// Restores a backup into a directory: everything, or the files that match a glob.
     ///
     /// # Errors
-    /// `NotFound` when there is no such backup or no file matches; `Conflict` when a destination is
+    /// `NotFound` when there is no such backup or no file matches, or a recovery's target cannot be
+    /// reached (the message says why, the hint what can); `Conflict` when a destination is
     /// not empty or holds a `postmaster.pid`, found before anything is written; `Corrupt`, naming
     /// files, objects and offsets, when stored data cannot be read as it was written; `Invalid`
     /// for a mapping that fits no tablespace; `Denied`, `Unavailable` from disk or store.
@@ -145,9 +161,18 @@ impl Repository {
         options: RestoreOptions,
     ) -> Result<RestoreReport> {
         let work = async {
-            let mut restoring = Restoring::begin(self, ctx, backup).await?;
+            let prepared = match &options.recovery {
+                Some(_) if !options.files.is_empty() => {
+                    return Err(Error::invalid("single files cannot be recovered to a point in time"));
+                }
+                Some(recovery) => Some(self.prepare_recovery(ctx, backup, recovery).await?),
+                None => None,
+            };
+            let chosen = prepared.as_ref().map(|prepared| prepared.backup().clone().into());
+            let mut restoring = Restoring::begin(self, ctx, chosen.as_ref().unwrap_or(backup)).await?;
             if options.files.is_empty() {
-                full::restore(&mut restoring, &options).await?;
+                full::restore(&mut restoring, &options, prepared.as_ref()).await?;
+                restoring.recovered(prepared);
             } else {
                 select::restore(&mut restoring, &options).await?;
             }

@@ -1,5 +1,7 @@
 //! `capy-store restore`: a backup back into files, or into the stream it came from.
 
+mod recovery;
+
 use std::path::PathBuf;
 
 use capy_store::{BackupSelector, Owner, RestoreOptions, RestoreReport, TablespaceMapping, TarTarget};
@@ -20,6 +22,11 @@ use crate::session::Session;
 /// Run as root, files are given to the owner of the target directory, or of its parent, or to
 /// the user postgres, whichever is the first that is not root; --owner says otherwise.
 ///
+/// With a target the directory is set up for point-in-time recovery: the best backup is chosen (with
+/// CLUSTER/latest; an id means exactly that one), the target is proven reachable before a byte is
+/// written, and PostgreSQL, once started, replays the archive up to it and promotes. The copy never
+/// archives into its parent's archive.
+///
 /// A base backup is not consistent until recovery has read the WAL from its start to its stop
 /// position. If that WAL is not in the backup, the account says which is needed.
 #[derive(Debug, Args)]
@@ -27,7 +34,9 @@ use crate::session::Session;
     capy-store restore main/latest --to /var/lib/postgresql/15/restored\n  \
     capy-store restore main/latest --to /tmp/copy --tablespace-mapping /mnt/fast=/tmp/copy-fast\n  \
     capy-store restore main/latest --tar - | tar -tvf -\n  \
-    capy-store restore main/latest --to /tmp/some --file 'base/5/*' --file backup_label")]
+    capy-store restore main/latest --to /tmp/some --file 'base/5/*' --file backup_label\n  \
+    capy-store restore main/latest --to DIR --target-time 2026-11-21T06:54:52Z\n  \
+    capy-store restore main/latest --to DIR --target-name before_migration --wal-into")]
 pub(crate) struct RestoreArgs {
     /// The backup: CLUSTER/ID, or CLUSTER/latest
     #[arg(value_name = "BACKUP")]
@@ -53,6 +62,9 @@ pub(crate) struct RestoreArgs {
     /// Give the files to this user (and group); needs root
     #[arg(long, value_name = "USER[:GROUP]")]
     owner: Option<String>,
+
+    #[command(flatten)]
+    recovery: recovery::RecoveryArgs,
 }
 
 pub(crate) async fn run(args: RestoreArgs, session: &mut Session) -> anyhow::Result<Exit> {
@@ -70,6 +82,7 @@ pub(crate) async fn run(args: RestoreArgs, session: &mut Session) -> anyhow::Res
             options.tablespace_mapping = args.mapping;
             options.files = args.files;
             options.owner = owner;
+            options.recovery = args.recovery.recovery(&session.global, args.backup.cluster())?;
             repository.restore(&session.ctx, &args.backup, options).await?
         }
         (None, Some(tar)) if tar.as_os_str() == "-" => {
@@ -107,6 +120,12 @@ fn text(report: &RestoreReport, memory: &str) -> String {
         ("peak memory", memory.to_owned()),
         ("time", account::stages(&report.stages)),
     ]);
+    if let Some(recovery) = &report.recovery {
+        text.push_str(&format!(
+            "recovery to {} on timeline {}, WAL {} to {}: start PostgreSQL on it\n",
+            recovery.target, recovery.timeline, recovery.first_segment, recovery.last_segment
+        ));
+    }
     for notice in &report.notices {
         text.push_str(&format!("note: {notice}\n"));
     }

@@ -1,0 +1,51 @@
+//! `capy-store wal`: the archive's way in and out, and what it can be recovered to.
+
+mod fetch;
+mod push;
+mod windows;
+
+use clap::{Args, Subcommand};
+
+use crate::exit::Exit;
+use crate::session::Session;
+
+/// Archive WAL, and fetch it for recovery
+///
+/// In postgresql.conf (the server's environment holds CAPY_REPO and CAPY_KEY_FILE, or the options
+/// say it):
+///
+///   archive_mode = on
+///   archive_command = 'capy-store wal push --cluster main %p'
+///   restore_command = 'capy-store wal fetch --cluster main %f %p'     # set by `restore` itself
+#[derive(Debug, Args)]
+#[command(arg_required_else_help = true)]
+pub(crate) struct WalArgs {
+    #[command(subcommand)]
+    command: WalCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum WalCommand {
+    Push(push::PushArgs),
+    Fetch(fetch::FetchArgs),
+    Windows(windows::WindowsArgs),
+}
+
+pub(crate) async fn run(args: WalArgs, session: &mut Session) -> anyhow::Result<Exit> {
+    match args.command {
+        WalCommand::Push(args) => push::run(args, session).await,
+        WalCommand::Fetch(args) => fetch::run(args, session).await,
+        WalCommand::Windows(args) => windows::run(args, session).await,
+    }
+}
+
+impl WalArgs {
+    /// What asked for this run, if it was the server: its own rules for exit codes hold then.
+    pub(crate) fn caller(&self) -> crate::exit::Caller {
+        match self.command {
+            WalCommand::Push(_) => crate::exit::Caller::ArchiveCommand,
+            WalCommand::Fetch(_) => crate::exit::Caller::RestoreCommand,
+            WalCommand::Windows(_) => crate::exit::Caller::Person,
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Point-in-time recovery: the settings that make PostgreSQL replay the archive up to a target.
+//!
+//! Contained by: the restore. The settings are on disk before `pg_control` is, so that a directory
+//! that starts at all goes where it was meant to go.
+
+use std::path::Path;
+
+use capy_format::WalParameters;
+use capy_postgres::control::{ControlFile, RecoveryLimits};
+use capy_postgres::recovery::{
+    Configuration, RecoveryPlan, RecoveryTarget, SignalFile, TargetAction, TargetTimeline, edit_auto_conf,
+};
+use capy_types::{BackupSelector, ClusterName, Ctx, ErrorKind, WalFile};
+
+use super::durable;
+use crate::wal::RecoveryChoice;
+use crate::wal::target::Wish;
+use crate::{Error, Repository, Result};
+
+/// What a restored directory is to recover to.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Recovery {
+    /// Where recovery ends.
+    pub target: RecoveryTarget,
+    /// Which branch of history it follows.
+    pub timeline: TargetTimeline,
+    /// Whether the target itself is still part of the result.
+    pub inclusive: bool,
+    /// What the server does there.
+    pub action: TargetAction,
+    /// Follow the archive, and the primary if one is given, for ever instead.
+    pub standby: bool,
+    /// Where a standby finds its primary.
+    pub primary_conninfo: Option<String>,
+    /// The command that fetches one file of the archive; not needed with `wal_into`.
+    pub restore_command: Option<String>,
+    /// Copy the WAL that is needed into the directory, which then needs no archive.
+    pub wal_into: bool,
+}
+
+impl Recovery {
+    /// Recover to `target` and promote.
+    #[must_use]
+    pub fn to(target: RecoveryTarget) -> Self {
+        let plan = RecoveryPlan::to(target);
+        Self {
+            target: plan.target,
+            timeline: plan.timeline,
+            inclusive: plan.inclusive,
+            action: plan.action,
+            standby: false,
+            primary_conninfo: None,
+            restore_command: None,
+            wal_into: false,
+        }
+    }
+}
+
+/// A recovery that was found to be possible, and how it is set up.
+pub(crate) struct Prepared {
+    cluster: ClusterName,
+    choice: RecoveryChoice,
+    plan: RecoveryPlan,
+    wal_into: bool,
+}
+
+impl Prepared {
+    pub(super) fn backup(&self) -> &capy_types::BackupKey {
+        &self.choice.backup_key
+    }
+
+    pub(super) fn into_choice(self) -> RecoveryChoice {
+        self.choice
+    }
+}
+
+impl Repository {
+    /// Finds the backup for a recovery and checks that its target can be reached.
+    pub(crate) async fn prepare_recovery(
+        &self,
+        ctx: &Ctx,
+        backup: &BackupSelector,
+        recovery: &Recovery,
+    ) -> Result<Prepared> {
+        let key = match backup {
+            BackupSelector::Key(key) => Some(key),
+            BackupSelector::Latest(_) => None,
+        };
+        let wish = Wish {
+            cluster: backup.cluster(),
+            backup: key,
+            target: &recovery.target,
+            timeline: recovery.timeline,
+            inclusive: recovery.inclusive,
+        };
+        let choice = self.choose_recovery(ctx, &wish).await?;
+        refuse_foreign_tablespaces(&choice)?;
+        if recovery.restore_command.is_none() && !recovery.wal_into {
+            return Err(Error::invalid(
+                "recovery needs a restore command, or the WAL copied into the directory",
+            ));
+        }
+        // A time after the last commit has become a position: what comes at it is part of the result.
+        let inclusive = recovery.inclusive || choice.plan_target != recovery.target;
+        let plan = RecoveryPlan {
+            target: choice.plan_target.clone(),
+            timeline: match choice.plan_target {
+                RecoveryTarget::Immediate => TargetTimeline::Current,
+                _ if recovery.standby => TargetTimeline::Latest,
+                _ => TargetTimeline::Id(choice.timeline),
+            },
+            action: recovery.action,
+            inclusive,
+            restore_command: if recovery.wal_into { None } else { recovery.restore_command.clone() },
+            standby: recovery.standby,
+            primary_conninfo: recovery.primary_conninfo.clone(),
+            minimum: None,
+            hot_standby: true,
+        };
+        plan.check().map_err(|error| Error::wrap(error.kind(), error))?;
+        Ok(Prepared { cluster: backup.cluster().clone(), choice, plan, wal_into: recovery.wal_into })
+    }
+
+    /// Writes everything that recovery needs into the restored directory. `control` is the content
+    /// of its `pg_control`.
+    pub(super) async fn set_up_recovery(
+        &self,
+        ctx: &Ctx,
+        prepared: &Prepared,
+        target: &Path,
+        control: &[u8],
+        owner: Option<(u32, u32)>,
+    ) -> Result<()> {
+        if prepared.wal_into {
+            self.copy_wal(ctx, prepared, &target.join("pg_wal"), owner).await?;
+        }
+        let limits = ControlFile::parse(control).ok().map(|control| control.limits);
+        let mut plan = prepared.plan.clone();
+        plan.minimum = highest(limits, prepared.choice.parameters);
+        write_settings(target, &plan, owner)
+    }
+
+    /// The segments, and the history files on the way to the target's timeline.
+    async fn copy_wal(
+        &self,
+        ctx: &Ctx,
+        prepared: &Prepared,
+        directory: &Path,
+        owner: Option<(u32, u32)>,
+    ) -> Result<()> {
+        std::fs::create_dir_all(directory)
+            .map_err(|error| Error::io(format!("make {}", directory.display()), error))?;
+        let histories = (2..=prepared.choice.timeline.as_u32())
+            .map(|timeline| WalFile::history(capy_types::TimelineId::from_u32(timeline)));
+        for file in prepared.choice.segments.iter().cloned().chain(histories) {
+            ctx.check()?;
+            let path = directory.join(file.as_str());
+            match self.fetch_wal(ctx, &prepared.cluster, &file, &path).await {
+                Ok(_) => give(&path, owner)?,
+                // Not every timeline up to the target's is an ancestor of it.
+                Err(error)
+                    if error.kind() == ErrorKind::NotFound
+                        && file.kind() == capy_types::WalFileKind::History => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Replay makes tablespaces at their old places: on a machine where something is there already it
+/// would write into that.
+fn refuse_foreign_tablespaces(choice: &RecoveryChoice) -> Result<()> {
+    for location in &choice.tablespaces {
+        let occupied = std::fs::read_dir(location).is_ok_and(|mut entries| entries.next().is_some());
+        if occupied {
+            let what =
+                format!("replay would make a tablespace at {location}, and that directory is not empty here");
+            return Err(Error::new(ErrorKind::Conflict, what)
+                .with_hint("recover to a target before it was made, or on another machine"));
+        }
+    }
+    Ok(())
+}
+
+/// The settings, then the signal file.
+fn write_settings(target: &Path, plan: &RecoveryPlan, owner: Option<(u32, u32)>) -> Result<()> {
+    let auto = target.join("postgresql.auto.conf");
+    let (main_conf, auto_conf) = (read_or_empty(&target.join("postgresql.conf"))?, read_or_empty(&auto)?);
+    let files = Configuration { postgresql_conf: &main_conf, auto_conf: &auto_conf };
+    let edited = edit_auto_conf(files, plan).map_err(|error| Error::wrap(error.kind(), error))?;
+    let signal: SignalFile = plan.signal_file();
+    for stale in signal.must_be_absent() {
+        remove(&target.join(stale))?;
+    }
+    write(&auto, &edited, owner)?;
+    write(&target.join(signal.name()), b"", owner)
+}
+
+fn read_or_empty(path: &Path) -> Result<Vec<u8>> {
+    match std::fs::read(path) {
+        Ok(content) => Ok(content),
+        // It may lie outside the data directory.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(Error::io(format!("read {}", path.display()), error)),
+    }
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io(format!("remove {}", path.display()), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn write(path: &Path, content: &[u8], owner: Option<(u32, u32)>) -> Result<()> {
+    remove(path)?;
+    durable::write_last(path, content, 0o600, owner)
+        .map_err(|error| Error::io(format!("write {}", path.display()), error))
+}
+
+fn give(path: &Path, owner: Option<(u32, u32)>) -> Result<()> {
+    super::files::set_owner(path, owner)
+        .map_err(|error| Error::io(format!("give {} to its owner", path.display()), error))
+}
+
+fn highest(control: Option<RecoveryLimits>, wal: Option<WalParameters>) -> Option<RecoveryLimits> {
+    let unsigned = |value: i32| u32::try_from(value).unwrap_or(0);
+    let from_wal = wal.map(|wal| RecoveryLimits {
+        max_connections: unsigned(wal.max_connections),
+        max_worker_processes: unsigned(wal.max_worker_processes),
+        max_wal_senders: unsigned(wal.max_wal_senders),
+        max_prepared_transactions: unsigned(wal.max_prepared_transactions),
+        max_locks_per_transaction: unsigned(wal.max_locks_per_transaction),
+    });
+    control.into_iter().chain(from_wal).reduce(|a, b| RecoveryLimits {
+        max_connections: a.max_connections.max(b.max_connections),
+        max_worker_processes: a.max_worker_processes.max(b.max_worker_processes),
+        max_wal_senders: a.max_wal_senders.max(b.max_wal_senders),
+        max_prepared_transactions: a.max_prepared_transactions.max(b.max_prepared_transactions),
+        max_locks_per_transaction: a.max_locks_per_transaction.max(b.max_locks_per_transaction),
+    })
+}

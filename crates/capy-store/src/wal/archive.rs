@@ -1,0 +1,206 @@
+//! An archive as recovery sees it: segments by timeline, and the histories that join timelines.
+//!
+//! Contained by: windows and targets. Everything here is planning from facts; no segment is read.
+//! The rules are the server's: of several timelines' copies of one segment it takes the newest that
+//! the history allows, and it goes on as long as each next segment is there.
+
+use std::collections::BTreeMap;
+
+use capy_format::{ArchiveIdentity, SegmentFacts, WalEvent, WalFacts};
+use capy_postgres::TimelineHistory;
+use capy_repo::WalCatalog;
+use capy_types::{
+    ClusterName, Ctx, ErrorKind, Lsn, SegmentName, SegmentSize, TimelineId, Timestamp, WalFile, WalFileKind,
+};
+
+use crate::{Error, Repository, Result};
+
+/// A cluster's archive.
+pub(crate) struct Archive {
+    pub(crate) cluster: ClusterName,
+    pub(crate) identity: ArchiveIdentity,
+    pub(crate) catalog: WalCatalog,
+    histories: BTreeMap<TimelineId, TimelineHistory>,
+    segments: BTreeMap<SegmentName, SegmentFacts>,
+}
+
+/// Why the WAL that can be replayed ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ReachEnd {
+    /// The archive has no later segment of this history.
+    Archive,
+    /// A segment is missing, and later ones are there.
+    Hole(SegmentName),
+    /// The valid WAL of a segment ends early, and later ones are there.
+    Broken(SegmentName, String),
+}
+
+/// Segments of one history that follow each other.
+pub(crate) struct Reach<'a> {
+    pub(crate) segments: Vec<(SegmentName, &'a SegmentFacts)>,
+    pub(crate) ended: ReachEnd,
+}
+
+impl Archive {
+    /// Loads the archive of `cluster`.
+    pub(crate) async fn load(repository: &Repository, ctx: &Ctx, cluster: &ClusterName) -> Result<Self> {
+        let repo = &repository.repo;
+        let identity = repo.archive(cluster).await?.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("there is no WAL archive {cluster}"))
+                .with_hint("archive_command = 'capy-store … wal push --cluster NAME %p' makes one")
+        })?;
+        let mut catalog = repo.wal_catalog(ctx, cluster).await?;
+        let mut histories = BTreeMap::new();
+        for file in catalog.files.keys().filter(|file| file.kind() == WalFileKind::History) {
+            let content = repo.get_wal(cluster, file).await?.bytes;
+            let history = TimelineHistory::parse(file.timeline(), &content)
+                .map_err(|error| Error::new(ErrorKind::Corrupt, format!("{file}: {error}")))?;
+            histories.insert(file.timeline(), history);
+        }
+        let mut segments = BTreeMap::new();
+        for (file, listed) in &mut catalog.files {
+            if file.kind() == WalFileKind::Segment
+                && let Some(facts) =
+                    listed.facts.as_mut().and_then(|facts: &mut WalFacts| facts.segment.take())
+                && let Some(name) = file.segment(identity.segment_size)
+            {
+                segments.insert(name, facts);
+            }
+        }
+        Ok(Self { cluster: cluster.clone(), identity, catalog, histories, segments })
+    }
+
+    pub(crate) fn segment_size(&self) -> SegmentSize {
+        self.identity.segment_size
+    }
+
+    /// The timelines that have a file.
+    pub(crate) fn timelines(&self) -> Vec<TimelineId> {
+        let mut all: Vec<_> = self.catalog.files.keys().map(WalFile::timeline).collect();
+        all.dedup();
+        all
+    }
+
+    /// The newest timeline that a server following `latest` would find: histories are asked for one
+    /// after the other, and the first that is missing ends the search.
+    pub(crate) fn latest_from(&self, timeline: TimelineId) -> TimelineId {
+        let mut newest = timeline;
+        loop {
+            let next = TimelineId::from_u32(newest.as_u32() + 1);
+            if !self.histories.contains_key(&next) {
+                return newest;
+            }
+            newest = next;
+        }
+    }
+
+    /// Histories of later timelines that a server would never find, because one before is missing.
+    pub(crate) fn hidden_timelines(&self) -> Vec<TimelineId> {
+        let reached = self.latest_from(TimelineId::from_u32(1));
+        self.timelines().into_iter().filter(|timeline| *timeline > reached).collect()
+    }
+
+    /// The history of a timeline.
+    pub(crate) fn history(&self, timeline: TimelineId) -> Result<TimelineHistory> {
+        match self.histories.get(&timeline) {
+            Some(history) => Ok(history.clone()),
+            None if timeline.as_u32() == 1 => Ok(TimelineHistory::of_first(timeline)),
+            None => {
+                let what = format!("the archive {} has no {}", self.cluster, WalFile::history(timeline));
+                Err(Error::new(ErrorKind::NotFound, what)
+                    .with_hint("without it nobody knows where this timeline began: push it again"))
+            }
+        }
+    }
+
+    /// The copy of a segment that a server on `history` replays.
+    pub(crate) fn segment_of(
+        &self,
+        history: &TimelineHistory,
+        at: SegmentName,
+    ) -> Option<(SegmentName, &SegmentFacts)> {
+        let newest = history.timeline_at(Lsn::from_u64(at.end().as_u64() - 1));
+        let oldest = history.timeline_at(at.start());
+        let ancestors = history.ancestors().iter().map(|entry| entry.timeline).chain([history.timeline()]);
+        let mut candidates: Vec<_> = ancestors.filter(|t| (oldest..=newest).contains(t)).collect();
+        candidates.reverse();
+        candidates.into_iter().find_map(|timeline| {
+            let name = at.on(timeline);
+            self.segments.get(&name).map(|facts| (name, facts))
+        })
+    }
+
+    /// What can be replayed on `history` from `start` on.
+    pub(crate) fn reach(&self, history: &TimelineHistory, start: Lsn) -> Reach<'_> {
+        let mut at = SegmentName::containing(history.timeline(), start, self.segment_size());
+        let mut segments = Vec::new();
+        while let Some((name, facts)) = self.segment_of(history, at) {
+            segments.push((name, facts));
+            at = at.next();
+            if let Some(why) = &facts.stopped
+                && self.continues(history, at)
+            {
+                return Reach { segments, ended: ReachEnd::Broken(name, why.clone()) };
+            }
+        }
+        let hole = self.continues(history, at);
+        let missing = at.on(history.timeline_at(at.start()));
+        Reach { segments, ended: if hole { ReachEnd::Hole(missing) } else { ReachEnd::Archive } }
+    }
+
+    /// Whether any segment of `history` at or after `at` is there.
+    fn continues(&self, history: &TimelineHistory, at: SegmentName) -> bool {
+        let timelines = history.ancestors().iter().map(|entry| entry.timeline).chain([history.timeline()]);
+        timelines.into_iter().any(|timeline| {
+            let later = self.segments.range(at.on(timeline)..);
+            let mut own = later.take_while(|(name, _)| name.timeline() == timeline);
+            own.any(|(name, _)| history.timeline_at(name.start()) == timeline)
+        })
+    }
+
+    /// The segments of one timeline, in order.
+    pub(crate) fn segments_on(
+        &self,
+        timeline: TimelineId,
+    ) -> impl Iterator<Item = (&SegmentName, &SegmentFacts)> {
+        self.segments.iter().filter(move |(name, _)| name.timeline() == timeline)
+    }
+}
+
+impl Reach<'_> {
+    /// The end of the last whole record.
+    pub(crate) fn end(&self) -> Option<Lsn> {
+        self.segments.last().map(|(_, facts)| facts.end)
+    }
+
+    /// The last whole record: a recovery that has replayed it has reached the end.
+    pub(crate) fn last_record(&self) -> Option<Lsn> {
+        self.segments.iter().rev().find_map(|(_, facts)| facts.last)
+    }
+
+    /// Until when everything that committed is known to be here: the latest time that any record
+    /// carries.
+    pub(crate) fn known_until(&self) -> Option<Timestamp> {
+        self.segments.iter().rev().find_map(|(_, facts)| latest_time(facts))
+    }
+
+    /// The time of the last commit or abort.
+    pub(crate) fn last_commit(&self) -> Option<Timestamp> {
+        self.segments.iter().filter_map(|(_, facts)| facts.times).map(|(_, latest)| latest).max()
+    }
+
+    /// The events, in order.
+    pub(crate) fn events(&self) -> impl Iterator<Item = &WalEvent> {
+        self.segments.iter().flat_map(|(_, facts)| &facts.events)
+    }
+
+    /// Whether every segment from `start` up to the byte before `stop` is here.
+    pub(crate) fn covers(&self, stop: Lsn) -> bool {
+        self.end().is_some_and(|end| end >= stop)
+    }
+}
+
+fn latest_time(facts: &SegmentFacts) -> Option<Timestamp> {
+    let commit = facts.times.map(|(_, latest)| latest);
+    facts.events.iter().filter_map(|event| event.time).chain(commit).max()
+}

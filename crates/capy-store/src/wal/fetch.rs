@@ -1,0 +1,100 @@
+//! Fetch: one file of the archive onto the disk of a server that recovers.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use capy_types::{ClusterName, Ctx, ErrorKind, WalFile};
+use serde::Serialize;
+use tracing::instrument;
+
+use crate::repository::cancellable;
+use crate::{Error, Repository, Result};
+
+/// A file that was fetched.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct FetchedWal {
+    /// The archive.
+    pub cluster: ClusterName,
+    /// The file.
+    pub file: WalFile,
+    /// Its length in bytes.
+    pub size_bytes: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+impl Repository {
+    /// Brings a file of the archive to `target`, whole and on disk or not at all. What was there is
+    /// replaced.
+    ///
+    /// # Errors
+    /// `NotFound` only when the store says that the archive lacks the file: recovery may take it
+    /// for the end of WAL. Everything else is a fault, after which recovery must not go on:
+    /// `Corrupt` when the archived file is not what was archived; `Denied`, `Unavailable`.
+    ///
+    /// # Cancellation
+    /// Safe to drop; at worst a file `.NAME.fetching` is left beside the target.
+    ///
+    /// # Example
+    /// ```no_run
+    /// # use capy_store::*;
+    /// # async fn example(ctx: &Ctx, repository: &Repository) -> Result<()> {
+    /// let (cluster, file) = ("main".parse().unwrap(), "000000010000000000000003".parse().unwrap());
+    /// repository.fetch_wal(ctx, &cluster, &file, "pg_wal/RECOVERYXLOG").await?;
+    /// # Ok(()) }
+    /// ```
+    #[instrument(skip_all, fields(cluster = %cluster, file = %file))]
+    pub async fn fetch_wal(
+        &self,
+        ctx: &Ctx,
+        cluster: &ClusterName,
+        file: &WalFile,
+        target: impl Into<PathBuf>,
+    ) -> Result<FetchedWal> {
+        let (begun, target) = (Instant::now(), target.into());
+        let work = async {
+            let read = self.repo.get_wal(cluster, file).await.map_err(|error| {
+                if error.is_missing_object() {
+                    Error::new(ErrorKind::NotFound, format!("the archive {cluster} has no {file}"))
+                } else if error.kind() == ErrorKind::NotFound {
+                    // The repository itself is gone: no word on the file.
+                    Error::wrap(ErrorKind::Unavailable, error)
+                } else {
+                    error.into()
+                }
+            })?;
+            let size_bytes = read.bytes.len() as u64;
+            let writing = tokio::task::spawn_blocking(move || write_file(&target, &read.bytes));
+            writing.await.map_err(|_| Error::new(ErrorKind::Internal, "a thread panicked"))??;
+            let (cluster, file) = (cluster.clone(), file.clone());
+            Ok(FetchedWal { cluster, file, size_bytes, elapsed: begun.elapsed() })
+        };
+        cancellable(ctx, work).await
+    }
+}
+
+/// Writes beside the target, flushes, renames.
+fn write_file(target: &Path, bytes: &[u8]) -> Result<()> {
+    let failed = |error| Error::io(format!("write {}", target.display()), error);
+    let name = target.file_name().ok_or_else(|| Error::invalid("the target is no file name"))?;
+    let directory = match target.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let beside = directory.join(format!(".{}.fetching", name.to_string_lossy()));
+    let write = || {
+        use std::os::unix::fs::OpenOptionsExt;
+        let options = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).clone();
+        let mut file = options.open(&beside)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&beside, target)?;
+        std::fs::File::open(directory)?.sync_all()
+    };
+    write().map_err(|error| {
+        let _ = std::fs::remove_file(&beside);
+        failed(error)
+    })
+}

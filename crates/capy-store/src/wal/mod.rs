@@ -1,0 +1,21 @@
+//! WAL: the archive's way in and out, and what it can be recovered to.
+//!
+//! A file goes in by [`Repository::push_wal`](crate::Repository::push_wal), which looks at it
+//! before it stores it: whose it is, whether it is the segment its name says, and what its records
+//! tell. It comes out by [`Repository::fetch_wal`](crate::Repository::fetch_wal), matched against
+//! its content id.
+//!
+//! Invariants: a push is acknowledged only when the file is durable; nothing is ever replaced; a
+//! fetch says that a file is absent only on the store's own word.
+
+mod archive;
+mod facts;
+mod fetch;
+mod push;
+pub(crate) mod target;
+mod windows;
+
+pub use fetch::FetchedWal;
+pub use push::{PushOutcome, PushedWal};
+pub use target::RecoveryChoice;
+pub use windows::{BackupWindows, RecoveryWindow, TimelineWal, WalRun, WalWindows};

@@ -1,0 +1,174 @@
+//! Push: one file of the server's into the archive.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use capy_repo::{ReadWal, StoredWal};
+use capy_types::{ClusterName, Ctx, ErrorKind, WalFile};
+use serde::Serialize;
+use tracing::instrument;
+
+use super::facts::facts_of;
+use crate::repository::cancellable;
+use crate::{Error, Repository, Result};
+
+/// Largest file read in bytes: the largest segment PostgreSQL can be built for.
+const FILE_MAX_BYTES: u64 = 1 << 30;
+
+/// What became of a pushed file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum PushOutcome {
+    /// It is archived now.
+    Archived,
+    /// It was archived before, with the same content, which was read back.
+    AlreadyThere,
+}
+
+/// A file that is in the archive.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct PushedWal {
+    /// The archive.
+    pub cluster: ClusterName,
+    /// The file.
+    pub file: WalFile,
+    /// New, or there already.
+    pub outcome: PushOutcome,
+    /// Its length in bytes.
+    pub size_bytes: u64,
+    /// The size of its object in bytes; 0 when it was there already.
+    pub stored_bytes: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// What is odd about it, though it was stored.
+    pub notices: Vec<String>,
+}
+
+impl Repository {
+    /// Archives a WAL file: a segment, partial segment, timeline history or backup label, named as
+    /// PostgreSQL names it. Returns when it is durable.
+    ///
+    /// The first segment decides whose WAL the archive of `cluster` takes.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such file; `Invalid` when it is not what its name says;
+    /// `Conflict` when the archive is another system's, or holds another content under this name:
+    /// both are kept then, and the message says how they differ; `Corrupt` when the archived copy
+    /// cannot be read; `Denied`, `Unavailable`. After any error the server must keep the file.
+    ///
+    /// # Cancellation
+    /// Safe to drop: the file is either archived or not, and may be pushed again.
+    ///
+    /// # Example
+    /// ```no_run
+    /// # use capy_store::*;
+    /// # async fn example(ctx: &Ctx, repository: &Repository) -> Result<()> {
+    /// let segment = "/var/lib/postgresql/15/main/pg_wal/000000010000000000000003";
+    /// let pushed = repository.push_wal(ctx, &"main".parse().unwrap(), segment).await?;
+    /// println!("{} in {} bytes", pushed.file, pushed.stored_bytes);
+    /// # Ok(()) }
+    /// ```
+    #[instrument(skip_all, fields(cluster = %cluster))]
+    pub async fn push_wal(
+        &self,
+        ctx: &Ctx,
+        cluster: &ClusterName,
+        path: impl Into<PathBuf>,
+    ) -> Result<PushedWal> {
+        let path = path.into();
+        let work = async {
+            let file = file_name(&path)?;
+            let reading = tokio::task::spawn_blocking(move || read_file(&path));
+            let bytes = reading.await.map_err(|_| Error::new(ErrorKind::Internal, "a thread panicked"))??;
+            self.push_wal_bytes(cluster, file, bytes).await
+        };
+        cancellable(ctx, work).await
+    }
+
+    /// Archives a WAL file that is in memory.
+    pub(crate) async fn push_wal_bytes(
+        &self,
+        cluster: &ClusterName,
+        file: WalFile,
+        bytes: Bytes,
+    ) -> Result<PushedWal> {
+        let begun = Instant::now();
+        let facts = facts_of(&file, &bytes, self.clock().now())?;
+        let size_bytes = facts.size;
+        let mut notices = Vec::new();
+        if let Some(segment) = &facts.segment {
+            self.repo.claim_archive(cluster, segment.system_id, segment.segment_size).await?;
+            notices.extend(segment.stopped.iter().map(|why| format!("its valid WAL ends early: {why}")));
+        }
+        let (outcome, stored_bytes) = match self.repo.put_wal(cluster, facts, bytes.clone()).await? {
+            StoredWal::New { stored_bytes } => (PushOutcome::Archived, stored_bytes),
+            StoredWal::Same => (PushOutcome::AlreadyThere, 0),
+            StoredWal::Conflict { first, kept_as } => {
+                return Err(conflict(&file, first.as_deref(), &bytes, &kept_as));
+            }
+        };
+        let (cluster, elapsed) = (cluster.clone(), begun.elapsed());
+        Ok(PushedWal { cluster, file, outcome, size_bytes, stored_bytes, elapsed, notices })
+    }
+}
+
+fn file_name(path: &Path) -> Result<WalFile> {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.parse().map_err(|error| {
+        Error::invalid(format!("{}: {error}", path.display()))
+            .with_hint("pass the path of a file in pg_wal: %p in archive_command")
+    })
+}
+
+fn read_file(path: &Path) -> Result<Bytes> {
+    use std::io::Read;
+    let failed = |error| Error::io(format!("read {}", path.display()), error);
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let length = file.metadata().map_err(failed)?.len();
+    if length > FILE_MAX_BYTES {
+        let what = format!("{}: {length} bytes are more than the largest segment", path.display());
+        return Err(Error::invalid(what));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+    file.take(FILE_MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+    Ok(bytes.into())
+}
+
+/// Two contents under one name: what differs decides what to do.
+fn conflict(file: &WalFile, first: Option<&ReadWal>, new: &[u8], kept_as: &str) -> Error {
+    let Some(first) = first else {
+        let what = format!("{file} is archived already, but its object is damaged; this copy is {kept_as}");
+        return Error::new(ErrorKind::Corrupt, what)
+            .with_hint("delete the damaged object in the store, and push the file again");
+    };
+    let what = format!(
+        "{file} is archived already with another content: {}; both are kept, this one as {kept_as}",
+        difference(first, new)
+    );
+    Error::new(ErrorKind::Conflict, what)
+        .with_hint("two servers write one archive, or one was rewound: give the other a --cluster of its own")
+}
+
+/// How two files of one name differ.
+fn difference(first: &ReadWal, new: &[u8]) -> String {
+    let length = first.bytes.len();
+    if length != new.len() {
+        return format!("{length} bytes there, {} here", new.len());
+    }
+    let at = first.bytes.iter().zip(new).position(|(a, b)| a != b).unwrap_or(length);
+    let Some(segment) = &first.facts.segment else { return format!("they differ from byte {at} on") };
+    let Some(name) = first.facts.file.segment(segment.segment_size) else {
+        return format!("they differ from byte {at} on");
+    };
+    let position = capy_types::Lsn::from_u64(name.start().as_u64() + at as u64);
+    if position >= segment.end && segment.end < name.end() {
+        return format!(
+            "only behind the last valid record, which ends at {}: the WAL in them is the same",
+            segment.end
+        );
+    }
+    format!("the WAL differs from {position} on")
+}
