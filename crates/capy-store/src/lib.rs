@@ -59,7 +59,7 @@ pub use backup::{BackupOptions, BackupSource, Checkpoint, PostgresSource};
 pub use capy_postgres::recovery::{RecoveryTarget, TargetAction, TargetTimeline, restore_command};
 pub use error::{Error, Result};
 pub use expire::{
-    ExpireOptions, ExpireReason, ExpireReport, ExpiredBackup, KeepReason, KeptBackup, OldestKept,
+    ExpireOptions, ExpireReason, ExpireReport, ExpiredBackup, ExpiredWal, KeepReason, KeptBackup, OldestKept,
     RetentionPolicy,
 };
 pub use info::{

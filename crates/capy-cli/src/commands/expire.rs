@@ -33,9 +33,6 @@ use crate::session::Session;
     capy-store expire --cluster main --keep-daily 7 --keep-weekly 5 --keep-monthly 12\n  \
     capy-store expire --keep-full 14 --yes --quiet        # in a timer")]
 pub(crate) struct ExpireArgs {
-    #[command(flatten)]
-    rules: Rules,
-
     /// Only this cluster's backups
     #[arg(long, value_name = "NAME")]
     cluster: Option<ClusterName>,
@@ -47,33 +44,36 @@ pub(crate) struct ExpireArgs {
     /// Do not ask
     #[arg(long, short = 'y')]
     yes: bool,
+
+    #[command(flatten)]
+    rules: Rules,
 }
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = true)]
 #[command(next_help_heading = "Rules, at least one")]
 struct Rules {
-    /// Keep the newest N
+    /// Keep the newest N sound backups
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
     keep_full: Option<u32>,
 
-    /// Keep all of this long, and the one that leads to its beginning: 36h, 30d, 8w
+    /// Keep all of the last 36h, 30d, 8w, and the base backup that leads to the beginning of it
     #[arg(long, value_name = "DURATION", value_parser = span)]
     keep_within: Option<Duration>,
 
-    /// Keep the newest of each of N days
+    /// Keep the newest of each of the newest N days that have one
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
     keep_daily: Option<u32>,
 
-    /// Keep the newest of each of N weeks
+    /// Keep the newest of each of the newest N weeks that have one
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
     keep_weekly: Option<u32>,
 
-    /// Keep the newest of each of N months
+    /// Keep the newest of each of the newest N months that have one
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
     keep_monthly: Option<u32>,
 
-    /// Keep the newest of each of N years
+    /// Keep the newest of each of the newest N years that have one
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
     keep_yearly: Option<u32>,
 }
@@ -220,6 +220,12 @@ fn plan_text(plan: &ExpireReport) -> String {
         bytes(plan.expired_bytes),
         bytes(plan.expired_stored_bytes),
     ));
+    for wal in &plan.wal {
+        text.push_str(&format!(
+            "WAL of {}: {} files go, {} to {}\n",
+            wal.cluster, wal.files, wal.first, wal.last
+        ));
+    }
     for notice in &plan.notices {
         text.push_str(&format!("note: {notice}\n"));
     }

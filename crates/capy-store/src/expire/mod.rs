@@ -26,7 +26,7 @@ use crate::{BackupInfo, BackupKind, Error, Repository, Result, convert};
 use policy::{ExpirePlan, is_from_the_future, plan};
 
 pub use policy::RetentionPolicy;
-pub use report::{ExpireReason, ExpireReport, ExpiredBackup, KeepReason, KeptBackup, OldestKept};
+pub use report::{ExpireReason, ExpireReport, ExpiredBackup, ExpiredWal, KeepReason, KeptBackup, OldestKept};
 
 /// What to expire.
 #[derive(Debug, Clone, Default)]
@@ -52,8 +52,8 @@ impl ExpireOptions {
 }
 
 impl Repository {
-    /// Removes the backups that the policy does not keep, all in one commit. Their space is
-    /// reclaimed by the collector.
+    /// Removes the backups that the policy does not keep, all in one commit, and then the WAL that
+    /// no kept base backup can be recovered with. The backups' space is reclaimed by the collector.
     ///
     /// Never removed are: pinned backups; the newest sound backup of each series (the base backups
     /// of a cluster, its streams of each database); damaged ones that no sound one follows;
@@ -64,7 +64,7 @@ impl Repository {
     /// named has no backups; `Unavailable`.
     ///
     /// # Cancellation
-    /// Safe to drop: all that goes is gone, or none of it.
+    /// Safe to drop: all backups that go are gone, or none; of their WAL the oldest is gone first.
     ///
     /// # Example
     /// ```
@@ -81,16 +81,35 @@ impl Repository {
     #[instrument(skip_all)]
     pub async fn expire(&self, ctx: &Ctx, options: &ExpireOptions) -> Result<ExpireReport> {
         options.policy.check()?;
-        let report = cancellable(ctx, self.decide_and_remove(options)).await?;
+        let mut report = cancellable(ctx, self.decide_and_remove(options)).await?;
         if let (Some(cluster), [], []) = (&options.cluster, &*report.kept, &*report.expired) {
             return Err(Error::new(ErrorKind::NotFound, format!("no backups of cluster {cluster}")));
         }
+        // After the backups: WAL that is gone before its backup would leave a backup without it.
+        report.wal = cancellable(ctx, self.expire_wal(ctx, &report, options.dry_run)).await?;
         if !options.dry_run {
             for gone in &report.expired {
                 tracing::info!(backup = %gone.backup.backup_key, "expired");
             }
         }
         Ok(report)
+    }
+
+    /// Removes the WAL that only expired backups could use.
+    async fn expire_wal(&self, ctx: &Ctx, report: &ExpireReport, dry_run: bool) -> Result<Vec<ExpiredWal>> {
+        let clusters: BTreeSet<_> = report.kept.iter().map(|kept| &kept.backup.cluster).collect();
+        let mut removed = Vec::new();
+        for cluster in clusters {
+            let own = report.kept.iter().map(|kept| &kept.backup).filter(|b| b.cluster == *cluster);
+            let files = self.unneeded_wal(ctx, cluster, &own.collect::<Vec<_>>()).await?;
+            let (Some(first), Some(last)) = (files.first(), files.last()) else { continue };
+            let (first, last) = (first.to_string(), last.to_string());
+            removed.push(ExpiredWal { cluster: cluster.clone(), files: files.len() as u64, first, last });
+            if !dry_run {
+                self.repo.remove_wal(cluster, &files).await?;
+            }
+        }
+        Ok(removed)
     }
 
     async fn decide_and_remove(&self, options: &ExpireOptions) -> Result<ExpireReport> {
@@ -134,6 +153,7 @@ fn report(plan: ExpirePlan, dry_run: bool, now: Timestamp) -> ExpireReport {
         expired_stored_bytes: sum(|backup| backup.stored_bytes),
         oldest_kept: oldest_kept(&kept),
         notices: notices(&kept, &expired, now),
+        wal: Vec::new(),
         kept,
         expired,
     }

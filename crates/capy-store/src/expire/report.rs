@@ -139,4 +139,20 @@ pub struct ExpireReport {
     pub oldest_kept: Vec<OldestKept>,
     /// What the operator should know.
     pub notices: Vec<String>,
+    /// WAL that went, or would go, with them.
+    pub wal: Vec<ExpiredWal>,
+}
+
+/// WAL that no kept backup needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ExpiredWal {
+    /// Whose archive.
+    pub cluster: ClusterName,
+    /// How many files.
+    pub files: u64,
+    /// The first of them.
+    pub first: String,
+    /// The last of them.
+    pub last: String,
 }

@@ -204,3 +204,46 @@ fn latest_time(facts: &SegmentFacts) -> Option<Timestamp> {
     let commit = facts.times.map(|(_, latest)| latest);
     facts.events.iter().filter_map(|event| event.time).chain(commit).max()
 }
+
+#[cfg(test)]
+impl Archive {
+    /// An archive of these segments, and of timelines that came from others: (timeline, parent,
+    /// where).
+    pub(super) fn made_of(segments: Vec<(SegmentName, SegmentFacts)>, forks: &[(u32, u32, Lsn)]) -> Self {
+        let mut catalog = WalCatalog::default();
+        let listed = || capy_repo::ListedWal { facts: None, stored_bytes: None };
+        let mut histories: BTreeMap<TimelineId, TimelineHistory> = BTreeMap::new();
+        for (timeline, parent, at) in forks {
+            let timeline = TimelineId::from_u32(*timeline);
+            let before = histories.get(&TimelineId::from_u32(*parent));
+            let mut lines: Vec<_> =
+                before.into_iter().flat_map(|history| history.ancestors().to_vec()).collect();
+            lines.push(capy_postgres::HistoryEntry {
+                timeline: TimelineId::from_u32(*parent),
+                switch_lsn: *at,
+                reason: "test".to_owned(),
+            });
+            let text: String = lines
+                .iter()
+                .map(|line| format!("{}\t{}\t{}\n", line.timeline, line.switch_lsn, line.reason))
+                .collect();
+            let history = TimelineHistory::parse(timeline, text.as_bytes()).expect("a history");
+            histories.insert(timeline, history);
+            catalog.files.insert(WalFile::history(timeline), listed());
+        }
+        catalog.files.extend(segments.iter().map(|(name, _)| (WalFile::from(*name), listed())));
+        let identity = ArchiveIdentity {
+            cluster: "main".parse().expect("a name"),
+            system_id: capy_types::SystemId::from_u64(1),
+            segment_size: SegmentSize::DEFAULT,
+            created_at: Timestamp::from_micros(0),
+        };
+        Self {
+            cluster: identity.cluster.clone(),
+            identity,
+            catalog,
+            histories,
+            segments: segments.into_iter().collect(),
+        }
+    }
+}

@@ -12,8 +12,12 @@ mod archive;
 mod facts;
 mod fetch;
 mod push;
+mod retention;
 pub(crate) mod target;
 mod windows;
+
+#[cfg(test)]
+mod tests;
 
 pub use fetch::FetchedWal;
 pub use push::{PushOutcome, PushedWal};
