@@ -76,6 +76,10 @@ pub(crate) struct BackupArgs {
     /// Worker threads; by default one per processor
     #[arg(long, short = 'j', value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     jobs: Option<u16>,
+
+    /// Memory to get along with, in MiB; many jobs then fill smaller packs
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(64..))]
+    memory: u32,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -95,6 +99,7 @@ pub(crate) async fn run(args: BackupArgs, session: &mut Session) -> anyhow::Resu
     options.id = args.id;
     options.check_pages = !args.no_page_checks;
     options.jobs = args.jobs.map(usize::from);
+    options.memory_bytes = Some((args.memory as usize) << 20);
     let report = repository.backup(&session.ctx, source, options).await?;
     session.finish_progress();
     let with_memory = WithMemory::of(&report);

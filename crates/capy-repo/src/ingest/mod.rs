@@ -7,12 +7,13 @@
 //! in any order and are put in order for the manifest. Nothing holds a whole file.
 //!
 //! Memory: 4 MiB × (jobs + 2) of batches, one pack in the making per job and one for the manifest,
-//! and the packs being uploaded.
+//! the packs being uploaded, and the index; `budget` makes the packs as small as it takes.
 //!
 //! Invariant: nothing is visible before [`Ingest::commit`], and that happens only when every
 //! pack, index and the record are durable.
 
 mod batch;
+mod budget;
 mod dedup;
 mod manifest;
 mod session;
@@ -69,8 +70,11 @@ pub struct IngestOptions {
     pub compression_level: Option<i32>,
     /// Sees the chunks of tagged files.
     pub inspector: Option<Arc<dyn Inspector>>,
-    /// Packs stored at once, each up to 32 MiB of memory.
+    /// Packs stored at once.
     pub uploads: usize,
+    /// Memory in bytes that all of it may take. Packs are smaller than 32 MiB where they would not
+    /// fit otherwise.
+    pub memory_bytes: usize,
     /// Where the index spills when it outgrows its memory.
     pub spill_dir: PathBuf,
 }
@@ -95,10 +99,14 @@ impl IngestOptions {
             compression_level: None,
             inspector: None,
             uploads: 2,
+            memory_bytes: MEMORY_BYTES,
             spill_dir: PathBuf::from("/var/tmp"),
         }
     }
 }
+
+/// Memory an ingest takes by default in bytes.
+const MEMORY_BYTES: usize = 256 << 20;
 
 /// What an ingest has stored, before it is committed.
 #[derive(Debug, Clone)]
@@ -151,6 +159,7 @@ impl Ingest {
                 ),
             });
         }
+        let pack_bytes = budget::pack_bytes(&options)?;
         let (session, root) = session::register(&repo, &options.key).await?;
         let mut index = ChunkIndex::new(options.spill_dir.clone());
         let loaded = crate::index::load_indexes(&repo, &root, &mut index).await?;
@@ -172,7 +181,7 @@ impl Ingest {
             });
         }
         let level = options.compression_level.unwrap_or(repo.config().compression_level);
-        let shared = Arc::new(Shared::new(&repo, &options, Dedup::new(index), level));
+        let shared = Arc::new(Shared::new(&repo, &options, Dedup::new(index), level, pack_bytes));
         let (to_workers, from_feeder) = async_channel::bounded(options.jobs + 2);
         let (to_free, free) = async_channel::bounded(options.jobs + 2);
         for _ in 0..options.jobs + 2 {

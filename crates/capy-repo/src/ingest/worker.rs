@@ -53,6 +53,7 @@ pub(super) struct Shared {
     pub(super) uploads: Uploads,
     inspector: Option<Arc<dyn Inspector>>,
     level: i32,
+    pack_bytes: usize,
     dedup: Mutex<Dedup>,
     frozen: OnceLock<Arc<ChunkIndex>>,
     used: OnceLock<Vec<KnownPack>>,
@@ -61,7 +62,13 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(repo: &Repository, options: &IngestOptions, dedup: Dedup, level: i32) -> Self {
+    pub(super) fn new(
+        repo: &Repository,
+        options: &IngestOptions,
+        dedup: Dedup,
+        level: i32,
+        pack_bytes: usize,
+    ) -> Self {
         Self {
             keys: repo.keys().clone(),
             repository: repo.id(),
@@ -69,6 +76,7 @@ impl Shared {
             uploads: Uploads::new(repo.store().clone(), options.uploads),
             inspector: options.inspector.clone(),
             level,
+            pack_bytes,
             dedup: Mutex::new(dedup),
             frozen: OnceLock::new(),
             used: OnceLock::new(),
@@ -92,7 +100,7 @@ impl Shared {
     }
 
     pub(super) fn new_pack(&self) -> PackBuilder {
-        PackBuilder::new(PackId::random(&*self.entropy), &self.keys, self.repository)
+        PackBuilder::new(PackId::random(&*self.entropy), &self.keys, self.repository, self.pack_bytes)
     }
 
     /// The index of everything stored; the session stores nothing afterwards.

@@ -10,7 +10,7 @@ use capy_format::{
     ChunkClass, FrameInfo, FrameKind, HEADER_BYTES, PACK_TRAILER_BYTES, PackFooter, PackTrailer, frame_aad,
     names,
 };
-use capy_types::limits::{KIB, PACK_SIZE_BYTES};
+use capy_types::limits::KIB;
 use capy_types::{ChunkId, PackId, RepositoryId};
 
 use super::frame::{FOOTER_ORDINAL, FrameOpener, footer_aad, open_footer, pack_header};
@@ -34,16 +34,24 @@ pub(crate) struct PackBuilder {
     id: PackId,
     repository: RepositoryId,
     key: SealKey,
+    /// The size it is aimed at.
+    full_bytes: usize,
     buffer: Vec<u8>,
     frames: Vec<FrameInfo>,
 }
 
 impl PackBuilder {
-    pub(crate) fn new(id: PackId, keys: &RepositoryKeys, repository: RepositoryId) -> Self {
+    /// A pack that is full at `full_bytes`.
+    pub(crate) fn new(
+        id: PackId,
+        keys: &RepositoryKeys,
+        repository: RepositoryId,
+        full_bytes: usize,
+    ) -> Self {
         // Reserved in full so that it never moves; the pages are touched only as it fills.
-        let mut buffer = Vec::with_capacity(PACK_SIZE_BYTES + 256 * KIB);
+        let mut buffer = Vec::with_capacity(full_bytes + 256 * KIB);
         buffer.extend_from_slice(&pack_header(repository, &id));
-        Self { id, repository, key: keys.pack_key(&id), buffer, frames: Vec::new() }
+        Self { id, repository, key: keys.pack_key(&id), full_bytes, buffer, frames: Vec::new() }
     }
 
     /// Appends `plain` as a full frame; returns its stored length in bytes.
@@ -77,7 +85,7 @@ impl PackBuilder {
 
     /// Whether the pack has reached its size.
     pub(crate) fn is_full(&self) -> bool {
-        self.buffer.len() >= PACK_SIZE_BYTES || self.frames.len() >= PACK_FRAMES_MAX
+        self.buffer.len() >= self.full_bytes || self.frames.len() >= PACK_FRAMES_MAX
     }
 
     /// Whether nothing was appended yet.

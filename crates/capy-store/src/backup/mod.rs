@@ -50,13 +50,24 @@ pub struct BackupOptions {
     pub check_pages: bool,
     /// Worker threads; one per processor, at most 16, when `None`.
     pub jobs: Option<usize>,
+    /// Memory in bytes it may take; 256 MiB when `None`. Packs get smaller, and requests more, where
+    /// many jobs would not fit.
+    pub memory_bytes: Option<usize>,
 }
 
 impl BackupOptions {
     /// The defaults, for one cluster.
     #[must_use]
     pub const fn new(cluster: ClusterName) -> Self {
-        Self { cluster, id: None, label: None, database: None, check_pages: true, jobs: None }
+        Self {
+            cluster,
+            id: None,
+            label: None,
+            database: None,
+            check_pages: true,
+            jobs: None,
+            memory_bytes: None,
+        }
     }
 }
 
@@ -108,6 +119,7 @@ impl Repository {
         let pages = Arc::new(PageChecker::default());
         let mut ingest_options = IngestOptions::new(key.clone());
         ingest_options.jobs = options.jobs.unwrap_or(ingest_options.jobs);
+        ingest_options.memory_bytes = options.memory_bytes.unwrap_or(ingest_options.memory_bytes);
         if options.check_pages {
             ingest_options.inspector = Some(Arc::clone(&pages) as Arc<_>);
         }
