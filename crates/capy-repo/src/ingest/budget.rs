@@ -1,0 +1,59 @@
+//! What an ingest may hold in memory, and how large packs are so that it fits.
+//!
+//! Packs of full size make the fewest requests; with many workers, each filling a pack of its own,
+//! they would not fit. So the budget stays, and packs get smaller.
+
+use capy_types::limits::{MIB, PACK_SIZE_BYTES};
+
+use super::IngestOptions;
+use super::batch::BATCH_BYTES;
+use crate::RepoError;
+
+/// The program, its threads and their compressors.
+const PROGRAM_BYTES: usize = 16 * MIB;
+/// The index of chunks, before what is beyond spills to a file: 48 MiB of sorted runs and a table.
+const INDEX_BYTES: usize = 64 * MIB;
+/// Smallest pack worth a request.
+const PACK_MIN_BYTES: usize = 4 * MIB;
+
+/// The size packs are aimed at in bytes: at most 32 MiB, less where that would not fit.
+pub(super) fn pack_bytes(options: &IngestOptions) -> Result<usize, RepoError> {
+    let (jobs, uploads) = (options.jobs, options.uploads);
+    let fixed = PROGRAM_BYTES + INDEX_BYTES + BATCH_BYTES * (jobs + 2);
+    // One in the making for each worker and one for the manifest, and those on their way.
+    let packs = jobs + 1 + uploads;
+    let each = options.memory_bytes.saturating_sub(fixed) / packs;
+    if each < PACK_MIN_BYTES {
+        let least = (fixed + packs * PACK_MIN_BYTES).div_ceil(MIB);
+        let given = options.memory_bytes / MIB;
+        let what = format!("{given} MiB of memory are too little for {jobs} jobs, which need {least} MiB");
+        return Err(RepoError::Invalid { what });
+    }
+    Ok(each.min(PACK_SIZE_BYTES))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size(jobs: usize, memory_mib: usize) -> Result<usize, String> {
+        let mut options = IngestOptions::new("main/x".parse().expect("a key"));
+        (options.jobs, options.memory_bytes) = (jobs, memory_mib * MIB);
+        pack_bytes(&options).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn packs_are_of_full_size_while_they_fit_and_smaller_with_many_jobs() {
+        assert_eq!(size(2, 256), Ok(32 * MIB));
+        assert_eq!(size(2, 10_000), Ok(32 * MIB));
+        let many = size(16, 256).expect("fits");
+        assert!((4 * MIB..8 * MIB).contains(&many), "{many}");
+    }
+
+    #[test]
+    fn too_little_memory_is_refused_with_what_would_do() {
+        let error = size(64, 256).expect_err("too little");
+        assert_eq!(error, "256 MiB of memory are too little for 64 jobs, which need 612 MiB");
+        assert!(size(64, 612).is_ok());
+    }
+}
