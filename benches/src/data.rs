@@ -54,8 +54,7 @@ pub fn random(seed: u64, len: usize) -> Vec<u8> {
 }
 
 /// Lines as a plain `pg_dump` has them: tab-separated columns of a growing id, a status, a date, an
-/// amount, a few words and, in every fourth row, 32 random hex digits. zstd makes it a quarter or
-/// less.
+/// amount, a few words and, in every fourth row, 32 random hex digits. zstd makes it a third.
 #[must_use]
 pub fn text(seed: u64, len: usize) -> Vec<u8> {
     let mut chance = Chance::new(seed);
@@ -93,7 +92,7 @@ pub fn text(seed: u64, len: usize) -> Vec<u8> {
 /// - 16 are of an index: growing 8-byte keys with the places of their rows, filled to 90 %;
 /// - one is all zero, as a file that was just extended ends.
 ///
-/// zstd makes them a third. The checksum in the header is zero; who needs true ones sets them.
+/// zstd makes them less than a third. The checksum in the header is zero; who needs true ones sets them.
 #[must_use]
 pub fn pages(seed: u64, count: usize) -> Vec<u8> {
     let mut data = vec![0; count * PAGE_BYTES];
