@@ -16,7 +16,7 @@ use crate::{BackupInfo, BackupState, BackupStats, RecoveryChoice};
 /// 200 bytes each this is 200 kB.
 pub(crate) const FINDINGS_MAX: usize = 1000;
 
-fn seconds<S: Serializer>(duration: &Duration, s: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn seconds<S: Serializer>(duration: &Duration, s: S) -> Result<S::Ok, S::Error> {
     // Milliseconds are enough, and keep the documents readable.
     s.serialize_f64((duration.as_secs_f64() * 1000.0).round() / 1000.0)
 }

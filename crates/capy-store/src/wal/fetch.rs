@@ -22,6 +22,7 @@ pub struct FetchedWal {
     /// Its length in bytes.
     pub size_bytes: u64,
     /// How long it took.
+    #[serde(rename = "elapsed_seconds", serialize_with = "crate::report::seconds")]
     pub elapsed: Duration,
 }
 

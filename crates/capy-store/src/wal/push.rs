@@ -42,6 +42,7 @@ pub struct PushedWal {
     /// The size of its object in bytes; 0 when it was there already.
     pub stored_bytes: u64,
     /// How long it took.
+    #[serde(rename = "elapsed_seconds", serialize_with = "crate::report::seconds")]
     pub elapsed: Duration,
     /// What is odd about it, though it was stored.
     pub notices: Vec<String>,
