@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::stream::{self, BoxStream, StreamExt};
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use rustix::io::Errno;
 
 use crate::name::{check_name, check_prefix, check_range};
@@ -180,7 +180,25 @@ impl Store for LocalStore {
         if let Err(error) = check_prefix(StoreOp::List, prefix, &self.place.url) {
             return stream::iter([Err(error)]).boxed();
         }
-        stream::once(async move { self.walk(prefix) }).flatten().boxed()
+        stream::once(async move { self.walk(prefix, "") }).flatten().boxed()
+    }
+
+    fn list_after<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: &'a str,
+    ) -> BoxStream<'a, Result<ObjectInfo, StoreError>> {
+        if let Err(error) = check_prefix(StoreOp::List, prefix, &self.place.url) {
+            return stream::iter([Err(error)]).boxed();
+        }
+        stream::once(async move {
+            let mut found: Vec<_> = self.walk(prefix, after).try_collect().await?;
+            found.retain(|info: &ObjectInfo| *info.name > *after);
+            found.sort_unstable();
+            Ok(stream::iter(found.into_iter().map(Ok)))
+        })
+        .try_flatten()
+        .boxed()
     }
 
     fn first<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Option<ObjectInfo>, StoreError>> {
@@ -206,14 +224,14 @@ impl Store for LocalStore {
 
 impl LocalStore {
     /// Walks the tree on a blocking thread, a few batches ahead of the reader.
-    fn walk(&self, prefix: &str) -> BoxStream<'static, Result<ObjectInfo, StoreError>> {
+    fn walk(&self, prefix: &str, after: &str) -> BoxStream<'static, Result<ObjectInfo, StoreError>> {
         let (sender, receiver) = tokio::sync::mpsc::channel(LIST_BATCHES_WAITING);
         let place = self.place.clone();
-        let prefix = prefix.to_owned();
+        let (prefix, after) = (prefix.to_owned(), after.to_owned());
         tokio::task::spawn_blocking(move || {
             let mut batch = Vec::with_capacity(LIST_BATCH);
             // A reader that went away ends the walk.
-            let outcome = walk::every(&place.root, &prefix, &mut |info| {
+            let outcome = walk::every(&place.root, &prefix, &after, &mut |info| {
                 batch.push(Ok(info));
                 batch.len() < LIST_BATCH || sender.blocking_send(std::mem::take(&mut batch)).is_ok()
             });

@@ -12,11 +12,17 @@ use crate::ObjectInfo;
 /// has any number.
 const DEPTH_MAX: usize = 16;
 
-/// Calls `visit` for every object below `prefix` until it answers `false`.
-pub(super) fn every(root: &Path, prefix: &str, visit: &mut impl FnMut(ObjectInfo) -> bool) -> io::Result<()> {
+/// Calls `visit` for every object below `prefix` whose name comes after `after`, until it answers
+/// `false`. Files that come before are not even looked at.
+pub(super) fn every(
+    root: &Path,
+    prefix: &str,
+    after: &str,
+    visit: &mut impl FnMut(ObjectInfo) -> bool,
+) -> io::Result<()> {
     let mut waiting = vec![(prefix.to_owned(), 0)];
     while let Some((directory, depth)) = waiting.pop() {
-        for entry in entries(root, &directory)? {
+        for entry in entries(root, &directory, after)? {
             match entry? {
                 Found::Object(info) => {
                     let wants_more = visit(info);
@@ -38,7 +44,7 @@ pub(super) fn first(root: &Path, prefix: &str) -> io::Result<Option<ObjectInfo>>
 }
 
 fn first_below(root: &Path, directory: &str, depth: usize) -> io::Result<Option<ObjectInfo>> {
-    let mut found = entries(root, directory)?.collect::<io::Result<Vec<_>>>()?;
+    let mut found = entries(root, directory, "")?.collect::<io::Result<Vec<_>>>()?;
     found.sort_unstable_by(|a, b| a.name().cmp(b.name()));
     for entry in found {
         match entry {
@@ -73,23 +79,27 @@ impl Found {
 
 /// What is in the directory of a prefix. An absent directory is empty, unless it is the root: a
 /// store that vanished must not look like one without objects.
-fn entries(root: &Path, directory: &str) -> io::Result<impl Iterator<Item = io::Result<Found>>> {
+fn entries(root: &Path, directory: &str, after: &str) -> io::Result<impl Iterator<Item = io::Result<Found>>> {
     let listing = match fs::read_dir(root.join(directory)) {
         Ok(listing) => Some(listing),
         Err(error) if is_absent(&error) && !directory.is_empty() && root.is_dir() => None,
         Err(error) => return Err(error),
     };
-    let directory = directory.to_owned();
-    Ok(listing.into_iter().flatten().map(move |entry| look_at(&entry?, &directory)))
+    let (directory, after) = (directory.to_owned(), after.to_owned());
+    Ok(listing.into_iter().flatten().map(move |entry| look_at(&entry?, &directory, &after)))
 }
 
-fn look_at(entry: &fs::DirEntry, directory: &str) -> io::Result<Found> {
+fn look_at(entry: &fs::DirEntry, directory: &str, after: &str) -> io::Result<Found> {
     let file_name = entry.file_name();
     let file_name = file_name.to_string_lossy();
     if file_name.starts_with('.') {
         return Ok(Found::Neither);
     }
     let name = format!("{directory}{file_name}");
+    // The kind comes with the name; the size would take a request of its own.
+    if *name <= *after && entry.file_type().is_ok_and(|kind| kind.is_file()) {
+        return Ok(Found::Neither);
+    }
     let facts = match entry.metadata() {
         // A store may be spread over disks by symbolic links.
         Ok(facts) if facts.is_symlink() => fs::metadata(entry.path()),

@@ -44,7 +44,8 @@ pub(super) struct Gathered {
     pub(super) name: String,
     pub(super) first: WalFile,
     pub(super) last: WalFile,
-    pub(super) facts: Vec<WalFacts>,
+    /// Until they are in the catalog.
+    facts: Vec<WalFacts>,
 }
 
 impl Repository {
@@ -64,9 +65,9 @@ impl Repository {
         let loose = self.list_between(cluster, &runs).await?;
         let conflicts: Vec<_> = self.store().list(&names::wal_conflicts(cluster)).try_collect().await?;
         catalog.conflicts = conflicts.into_iter().map(|info| info.name).collect();
-        for run in &runs {
-            let listed = |facts: &WalFacts| ListedWal { facts: Some(facts.clone()), stored_bytes: None };
-            catalog.files.extend(run.facts.iter().map(|facts| (facts.file.clone(), listed(facts))));
+        for facts in runs.iter_mut().flat_map(|run| std::mem::take(&mut run.facts)) {
+            let file = facts.file.clone();
+            catalog.files.insert(file, ListedWal { facts: Some(facts), stored_bytes: None });
         }
         self.read_loose(ctx, cluster, loose, &mut catalog).await?;
         for (object, problem) in &catalog.problems {
