@@ -28,6 +28,9 @@ use policy::{ExpirePlan, is_from_the_future, plan};
 pub use policy::RetentionPolicy;
 pub use report::{ExpireReason, ExpireReport, ExpiredBackup, ExpiredWal, KeepReason, KeptBackup, OldestKept};
 
+/// How long a backup may run before its session is taken for one that crashed: a week.
+const RUNNING_MAX_MICROS: i64 = 7 * 24 * 3600 * 1_000_000;
+
 /// What to expire.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
@@ -86,7 +89,7 @@ impl Repository {
             return Err(Error::new(ErrorKind::NotFound, format!("no backups of cluster {cluster}")));
         }
         // After the backups: WAL that is gone before its backup would leave a backup without it.
-        report.wal = cancellable(ctx, self.expire_wal(ctx, &report, options.dry_run)).await?;
+        cancellable(ctx, self.expire_wal(ctx, &mut report, options.dry_run)).await?;
         if !options.dry_run {
             for gone in &report.expired {
                 tracing::info!(backup = %gone.backup.backup_key, "expired");
@@ -96,20 +99,32 @@ impl Repository {
     }
 
     /// Removes the WAL that only expired backups could use.
-    async fn expire_wal(&self, ctx: &Ctx, report: &ExpireReport, dry_run: bool) -> Result<Vec<ExpiredWal>> {
-        let clusters: BTreeSet<_> = report.kept.iter().map(|kept| &kept.backup.cluster).collect();
-        let mut removed = Vec::new();
+    async fn expire_wal(&self, ctx: &Ctx, report: &mut ExpireReport, dry_run: bool) -> Result<()> {
+        let sessions = self.repo.root().await?.sessions;
+        let clusters: BTreeSet<_> = report.kept.iter().map(|kept| kept.backup.cluster.clone()).collect();
         for cluster in clusters {
-            let own = report.kept.iter().map(|kept| &kept.backup).filter(|b| b.cluster == *cluster);
-            let files = self.unneeded_wal(ctx, cluster, &own.collect::<Vec<_>>()).await?;
-            let (Some(first), Some(last)) = (files.first(), files.last()) else { continue };
-            let (first, last) = (first.to_string(), last.to_string());
-            removed.push(ExpiredWal { cluster: cluster.clone(), files: files.len() as u64, first, last });
-            if !dry_run {
-                self.repo.remove_wal(cluster, &files).await?;
+            let own: Vec<_> =
+                report.kept.iter().map(|kept| &kept.backup).filter(|b| b.cluster == cluster).collect();
+            // A backup that still runs may have begun before all that are kept, and needs its WAL.
+            let oldest = own.iter().map(|backup| backup.created_at).min();
+            let since = Timestamp::from_micros(self.clock().now().as_micros() - RUNNING_MAX_MICROS);
+            let earlier = sessions.iter().find(|s| s.started_at >= since && Some(s.started_at) <= oldest);
+            if let Some(session) = earlier {
+                report.notices.push(format!(
+                    "the WAL of {cluster} stays: a backup that began at {} may still run and need it",
+                    session.started_at
+                ));
+                continue;
             }
+            let files = self.unneeded_wal(ctx, &cluster, &own).await?;
+            let (Some(first), Some(last)) = (files.first(), files.last()) else { continue };
+            let (first, last, count) = (first.to_string(), last.to_string(), files.len() as u64);
+            if !dry_run {
+                self.repo.remove_wal(&cluster, &files).await?;
+            }
+            report.wal.push(ExpiredWal { cluster, files: count, first, last });
         }
-        Ok(removed)
+        Ok(())
     }
 
     async fn decide_and_remove(&self, options: &ExpireOptions) -> Result<ExpireReport> {
