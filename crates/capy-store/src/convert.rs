@@ -10,7 +10,7 @@ use capy_types::{Lsn, SegmentName, SegmentSize, TimelineId};
 
 use crate::{
     BackupDetails, BackupInfo, BackupKind, BackupState, BackupStats, CollationInfo, Error, ManifestCheckInfo,
-    PinInfo, PostgresInfo, TablespaceInfo, VerificationState, WalRange,
+    PinInfo, PostgresInfo, RestorePointKind, TablespaceInfo, VerificationState, WalRange,
 };
 
 /// A backup as the root lists it.
@@ -63,6 +63,14 @@ pub(crate) fn details(entry: &BackupEntry, record: &BackupRecord) -> BackupDetai
         postgres: record.postgres.as_ref().map(postgres),
         problems: record.problems.clone(),
         problems_total: record.problems_total,
+    }
+}
+
+/// What a restore point leads to.
+pub(crate) fn restore_point_kind(kind: capy_format::RestorePointKind) -> RestorePointKind {
+    match kind {
+        capy_format::RestorePointKind::Backup => RestorePointKind::Backup,
+        capy_format::RestorePointKind::Pitr => RestorePointKind::Pitr,
     }
 }
 

@@ -45,6 +45,8 @@ mod probe;
 mod report;
 mod repository;
 mod restore;
+mod restore_point;
+mod server;
 mod verify;
 mod wal;
 
@@ -72,6 +74,10 @@ pub use probe::probe;
 pub use report::{BackupReport, Defect, RestoreReport, Stage, VerifyLevel, VerifyReport, WalRange};
 pub use repository::{InitOptions, Repository};
 pub use restore::{Owner, Recovery, RestoreOptions, TablespaceMapping, TarTarget};
+pub use restore_point::{
+    RestorePointAt, RestorePointInfo, RestorePointKind, RestorePointOptions, RestorePointState,
+};
+pub use server::PostgresServer;
 pub use verify::{VerifyOptions, VerifyScope};
 pub use wal::{
     BackupWindows, FetchedWal, PushOutcome, PushedWal, RecoveryChoice, RecoveryWindow, TimelineWal, WalRun,

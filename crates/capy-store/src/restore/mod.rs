@@ -33,6 +33,8 @@ pub(crate) use select::prefix_of;
 pub use tar::TarTarget;
 pub use target::TablespaceMapping;
 
+use recovery::Aimed;
+
 use crate::report::Stage;
 use crate::repository::cancellable;
 use crate::{Error, Repository, RestoreReport, Result, convert};
@@ -158,18 +160,18 @@ impl Repository {
         &self,
         ctx: &Ctx,
         backup: &BackupSelector,
-        options: RestoreOptions,
+        mut options: RestoreOptions,
     ) -> Result<RestoreReport> {
         let work = async {
-            let prepared = match &options.recovery {
+            let Aimed { backup, prepared, notice } = match options.recovery.take() {
                 Some(_) if !options.files.is_empty() => {
                     return Err(Error::invalid("single files cannot be recovered to a point in time"));
                 }
-                Some(recovery) => Some(self.prepare_recovery(ctx, backup, recovery).await?),
-                None => None,
+                Some(recovery) => self.aim_recovery(ctx, backup, recovery).await?,
+                None => Aimed { backup: backup.clone(), prepared: None, notice: None },
             };
-            let chosen = prepared.as_ref().map(|prepared| prepared.backup().clone().into());
-            let mut restoring = Restoring::begin(self, ctx, chosen.as_ref().unwrap_or(backup)).await?;
+            let mut restoring = Restoring::begin(self, ctx, &backup).await?;
+            restoring.report.notices.extend(notice);
             if options.files.is_empty() {
                 full::restore(&mut restoring, &options, prepared.as_ref()).await?;
                 restoring.recovered(prepared);

@@ -65,17 +65,41 @@ pub(crate) struct Prepared {
     wal_into: bool,
 }
 
-impl Prepared {
-    pub(super) fn backup(&self) -> &capy_types::BackupKey {
-        &self.choice.backup_key
-    }
+/// What is restored, and how it is to recover.
+pub(super) struct Aimed {
+    pub(super) backup: BackupSelector,
+    /// None for a backup as it is.
+    pub(super) prepared: Option<Prepared>,
+    /// What a label was resolved to.
+    pub(super) notice: Option<String>,
+}
 
+impl Prepared {
     pub(super) fn into_choice(self) -> RecoveryChoice {
         self.choice
     }
 }
 
 impl Repository {
+    /// Finds what a recovery restores. A name may be a label that only the repository knows.
+    pub(super) async fn aim_recovery(
+        &self,
+        ctx: &Ctx,
+        backup: &BackupSelector,
+        recovery: Recovery,
+    ) -> Result<Aimed> {
+        let labelled = self.resolve_label(ctx, backup, recovery).await?;
+        let prepared = match &labelled.recovery {
+            Some(recovery) => {
+                let prepared = self.prepare_recovery(ctx, &labelled.backup, recovery).await;
+                Some(prepared.map_err(|error| labelled.explain(error))?)
+            }
+            None => None,
+        };
+        let chosen = prepared.as_ref().map(|prepared| prepared.choice.backup_key.clone().into());
+        Ok(Aimed { backup: chosen.unwrap_or(labelled.backup), prepared, notice: labelled.resolved })
+    }
+
     /// Finds the backup for a recovery and checks that its target can be reached.
     pub(crate) async fn prepare_recovery(
         &self,

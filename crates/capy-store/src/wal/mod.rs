@@ -8,7 +8,7 @@
 //! Invariants: a push is acknowledged only when the file is durable; nothing is ever replaced; a
 //! fetch says that a file is absent only on the store's own word.
 
-mod archive;
+pub(crate) mod archive;
 mod facts;
 mod fetch;
 mod push;

@@ -15,7 +15,7 @@ use capy_postgres::wal::{SegmentScanner, WalEvent, decode_event, read_header};
 use capy_types::{BackupKey, ClusterName, Ctx, ErrorKind, Lsn, SegmentName, TimelineId, Timestamp, WalFile};
 use serde::Serialize;
 
-use super::archive::{Archive, Reach};
+use super::archive::{Archive, Reach, ReachEnd};
 use super::windows::{bases, ended_by};
 use crate::{Error, Repository, Result};
 
@@ -62,8 +62,37 @@ pub(crate) struct Wish<'a> {
 enum Served {
     /// At this position, by this target.
     At { stop: Lsn, target: RecoveryTarget, notices: Vec<String> },
+    /// Not yet, and why: WAL that follows may bring it.
+    NotYet(String),
     /// Not, and why.
     No(String),
+}
+
+/// Why a backup does not serve a wish.
+struct Refusal {
+    why: String,
+    nearest: Option<String>,
+    is_early: bool,
+}
+
+/// Why no backup serves a wish.
+#[derive(Debug)]
+pub(crate) struct Unreachable {
+    what: String,
+    hint: String,
+    /// The newest backup that serves it once the WAL that follows is archived.
+    pub(crate) awaited_by: Option<BackupKey>,
+}
+
+impl Unreachable {
+    /// One fact.
+    pub(crate) fn what(&self) -> &str {
+        &self.what
+    }
+
+    pub(crate) fn into_error(self) -> Error {
+        Error::new(ErrorKind::NotFound, self.what).with_hint(self.hint)
+    }
 }
 
 impl Repository {
@@ -71,31 +100,48 @@ impl Repository {
     pub(crate) async fn choose_recovery(&self, ctx: &Ctx, wish: &Wish<'_>) -> Result<RecoveryChoice> {
         let archive = Archive::load(self, ctx, wish.cluster).await?;
         let root = self.repo.root().await?;
-        let mut candidates = bases(&root.backups, &archive);
+        let chosen = self.choose_from(ctx, &archive, &root.backups, wish).await?;
+        chosen.map_err(Unreachable::into_error)
+    }
+
+    /// As [`choose_recovery`](Self::choose_recovery), in an archive and backups that are loaded.
+    pub(crate) async fn choose_from(
+        &self,
+        ctx: &Ctx,
+        archive: &Archive,
+        backups: &[BackupEntry],
+        wish: &Wish<'_>,
+    ) -> Result<std::result::Result<RecoveryChoice, Unreachable>> {
+        let mut candidates = bases(backups, archive);
         candidates.retain(|entry| wish.backup.is_none_or(|key| entry.key == *key));
         if candidates.is_empty() {
             let what = match wish.backup {
                 Some(key) => format!("{key} is no complete base backup of the system this archive is of"),
                 None => format!("{} has no complete base backup of the archive's system", wish.cluster),
             };
-            return Err(Error::new(ErrorKind::NotFound, what).with_hint("`list` shows the backups"));
+            let hint = "`list` shows the backups".to_owned();
+            return Ok(Err(Unreachable { what, hint, awaited_by: None }));
         }
-        let mut refusals: Vec<(String, Option<String>)> = Vec::new();
+        let mut refusals: Vec<(&BackupKey, Refusal)> = Vec::new();
         // The newest first: the less WAL is replayed, the sooner it is done.
         for entry in candidates.into_iter().rev() {
             ctx.check()?;
-            match self.serve(ctx, &archive, entry, wish).await? {
-                Ok(choice) => return Ok(choice),
-                Err((why, nearest)) => refusals.push((format!("{}: {why}", entry.key), nearest)),
+            match self.serve(ctx, archive, entry, wish).await? {
+                Ok(choice) => return Ok(Ok(choice)),
+                Err(refusal) => refusals.push((&entry.key, refusal)),
             }
         }
-        let (why, nearest) = refusals.into_iter().next().unwrap_or_default();
+        let awaited_by = refusals.iter().find(|(_, refusal)| refusal.is_early).map(|(key, _)| (*key).clone());
+        let first = refusals.into_iter().next();
+        let (why, nearest) = first
+            .map(|(key, refusal)| (format!("{key}: {}", refusal.why), refusal.nearest))
+            .unwrap_or_default();
         let what = format!("{} cannot be reached: {why}", in_words(wish.target));
         let hint = nearest.map_or_else(
             || "`wal windows` shows what can be recovered".to_owned(),
             |nearest| format!("the nearest that can: {nearest}; `wal windows` shows all"),
         );
-        Err(Error::new(ErrorKind::NotFound, what).with_hint(hint))
+        Ok(Err(Unreachable { what, hint, awaited_by }))
     }
 
     async fn serve(
@@ -104,8 +150,8 @@ impl Repository {
         archive: &Archive,
         entry: &BackupEntry,
         wish: &Wish<'_>,
-    ) -> Result<std::result::Result<RecoveryChoice, (String, Option<String>)>> {
-        let no = |why: String| Ok(Err((why, None)));
+    ) -> Result<std::result::Result<RecoveryChoice, Refusal>> {
+        let no = |why: String| Ok(Err(Refusal { why, nearest: None, is_early: false }));
         let (Some(own), Some(start), Some(stop)) = (entry.timeline, entry.start_lsn, entry.stop_lsn) else {
             return no("its record does not say where it begins and ends".to_owned());
         };
@@ -125,13 +171,16 @@ impl Repository {
         }
         let reach = archive.reach(&history, start);
         if !reach.covers(stop) {
-            return no(format!("its own WAL is not in the archive: {}", ended_by(&reach)));
+            let why = format!("its own WAL is not in the archive: {}", ended_by(&reach));
+            return Ok(Err(Refusal { why, nearest: None, is_early: reach.ended == ReachEnd::Archive }));
         }
+        let nearest = || nearest(&reach, wish.target, stop, settled(&reach, entry));
         match self.position(ctx, archive, &reach, entry, wish).await? {
             Served::At { stop: at, target, notices } => {
                 Ok(Ok(choice(entry, &history, &reach, stop.max(at), target, notices)))
             }
-            Served::No(why) => Ok(Err((why, nearest(&reach, wish.target, stop, settled(&reach, entry))))),
+            Served::NotYet(why) => Ok(Err(Refusal { why, nearest: nearest(), is_early: true })),
+            Served::No(why) => Ok(Err(Refusal { why, nearest: nearest(), is_early: false })),
         }
     }
 
@@ -152,7 +201,7 @@ impl Repository {
             RecoveryTarget::Lsn(lsn) => match reach.last_record() {
                 _ if *lsn < consistent => Served::No(format!("it is consistent only from {consistent} on")),
                 Some(last) if *lsn <= last => at(*lsn, Vec::new()),
-                _ => Served::No(format!("the WAL ends before: {}", ended_by(reach))),
+                _ => ends_before(reach, format!("the WAL ends before: {}", ended_by(reach))),
             },
             RecoveryTarget::Name(name) => named(reach, name, consistent, &at),
             RecoveryTarget::Time(time) if *time < settled(reach, entry) => {
@@ -198,7 +247,10 @@ impl Repository {
                     if last < consistent { RecoveryTarget::Immediate } else { RecoveryTarget::Lsn(last) };
                 Ok(Served::At { stop, target, notices: vec![what] })
             }
-            _ => Ok(Served::No(format!("what committed until then is not archived: {}", ended_by(reach)))),
+            _ => {
+                let why = format!("what committed until then is not archived: {}", ended_by(reach));
+                Ok(ends_before(reach, why))
+            }
         }
     }
 
@@ -228,7 +280,7 @@ impl Repository {
                 });
             }
         }
-        Ok(Served::No(format!("no transaction {xid} ends in the WAL: {}", ended_by(reach))))
+        Ok(ends_before(reach, format!("no transaction {xid} ends in the WAL: {}", ended_by(reach))))
     }
 
     /// Every commit and abort whose record lies whole in a segment.
@@ -265,6 +317,14 @@ fn settled(reach: &Reach<'_>, entry: &BackupEntry) -> Timestamp {
     began.map_or(entry.finished_at, second_later).min(entry.finished_at)
 }
 
+/// A target behind the end of the WAL: of the archive, which may grow, or at a hole, which stays.
+fn ends_before(reach: &Reach<'_>, why: String) -> Served {
+    match reach.ended {
+        ReachEnd::Archive => Served::NotYet(why),
+        ReachEnd::Hole(_) | ReachEnd::Broken(..) => Served::No(why),
+    }
+}
+
 /// The end of a transaction.
 struct End {
     lsn: Lsn,
@@ -282,7 +342,9 @@ fn named(
     let matches = |kind: &WalEventKind| matches!(kind, WalEventKind::RestorePoint { name } if name == wanted);
     let mut points = reach.events().filter(|event| matches(&event.what)).map(|event| event.at);
     match points.next() {
-        None => Served::No(format!("no restore point of that name is in the WAL: {}", ended_by(reach))),
+        None => {
+            ends_before(reach, format!("no restore point of that name is in the WAL: {}", ended_by(reach)))
+        }
         Some(lsn) if lsn < consistent => {
             Served::No(format!("the first restore point of that name, at {lsn}, is before the backup's end"))
         }

@@ -1,0 +1,89 @@
+//! The restore points that the archived log has.
+//!
+//! Contained by: the aim. A record that crosses the border of two segments is no event of either: it
+//! is put together from what the facts of both have of it.
+
+use std::collections::BTreeMap;
+
+use capy_format::{SegmentFacts, WalEventKind};
+use capy_postgres::TimelineHistory;
+use capy_postgres::wal::{PgMajor, WalEvent, decode_event};
+use capy_types::{Lsn, SegmentName, TimelineId};
+
+use crate::wal::archive::Archive;
+
+/// From the begin of a restore point's record to its end in bytes, at most: 98, aligned to 104, and
+/// a page header in the middle.
+const RECORD_MAX_BYTES: u64 = 256;
+
+/// A restore point in the archived log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NamedPoint {
+    /// Where its record begins.
+    pub(super) at: Lsn,
+    segment: SegmentName,
+    /// Whether its record ends in the next segment: recovery finds it, the archive's events do not.
+    pub(super) crosses: bool,
+}
+
+impl NamedPoint {
+    /// The timeline of the segment it is in.
+    pub(super) fn timeline(&self) -> TimelineId {
+        self.segment.timeline()
+    }
+
+    /// Whether its record ends at `end`.
+    pub(super) fn ends_at(&self, end: Lsn) -> bool {
+        let length = end.as_u64().checked_sub(self.at.as_u64());
+        length.is_some_and(|length| (1..=RECORD_MAX_BYTES).contains(&length))
+    }
+
+    /// Whether a server on `history` replays the segment it is in.
+    pub(super) fn is_on(&self, archive: &Archive, history: &TimelineHistory) -> bool {
+        archive.segment_of(history, self.segment).is_some_and(|(name, _)| name == self.segment)
+    }
+}
+
+/// The restore points of an archive's log, by name.
+#[derive(Debug, Default)]
+pub(super) struct NamedPoints(BTreeMap<String, Vec<NamedPoint>>);
+
+impl NamedPoints {
+    pub(super) fn of(archive: &Archive) -> Self {
+        let mut found = Self::default();
+        for timeline in archive.timelines() {
+            let mut segments = archive.segments_on(timeline).peekable();
+            while let Some((name, facts)) = segments.next() {
+                for event in &facts.events {
+                    if let WalEventKind::RestorePoint { name: label } = &event.what {
+                        found.add(label, NamedPoint { at: event.at, segment: *name, crosses: false });
+                    }
+                }
+                let next = segments.peek().filter(|(next, _)| **next == name.next());
+                if let Some((label, at)) = next.and_then(|(_, next)| crossing(facts, next)) {
+                    found.add(&label, NamedPoint { at, segment: *name, crosses: true });
+                }
+            }
+        }
+        found
+    }
+
+    fn add(&mut self, label: &str, point: NamedPoint) {
+        self.0.entry(label.to_owned()).or_default().push(point);
+    }
+
+    pub(super) fn named(&self, label: &str) -> &[NamedPoint] {
+        self.0.get(label).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// The restore point that begins in a segment and ends in the next.
+fn crossing(facts: &SegmentFacts, next: &SegmentFacts) -> Option<(String, Lsn)> {
+    let (at, tail) = facts.tail.as_ref()?;
+    let mut record = hex::decode(tail).ok()?;
+    record.extend(hex::decode(next.head.as_ref()?).ok()?);
+    match decode_event(*at, &record, PgMajor::from_number(facts.major.into())?) {
+        Ok(Some(WalEvent::RestorePoint(point))) => Some((point.name, *at)),
+        _ => None,
+    }
+}
