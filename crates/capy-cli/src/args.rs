@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    backup, completions, delete, expire, init, inspect, key, list, pin, probe, restore, show, verify, wal,
+    backup, completions, delete, expire, init, inspect, key, list, pin, probe, restore, restore_point, show,
+    verify, wal,
 };
 use crate::exit::Caller;
 
@@ -95,6 +96,7 @@ pub(crate) enum Command {
     Inspect(inspect::InspectArgs),
     Key(key::KeyArgs),
     Wal(wal::WalArgs),
+    RestorePoint(restore_point::RestorePointArgs),
     Probe(probe::ProbeArgs),
     Completions(completions::CompletionsArgs),
 }

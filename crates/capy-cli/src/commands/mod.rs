@@ -11,6 +11,7 @@ pub(crate) mod list;
 pub(crate) mod pin;
 pub(crate) mod probe;
 pub(crate) mod restore;
+pub(crate) mod restore_point;
 pub(crate) mod show;
 pub(crate) mod verify;
 pub(crate) mod wal;
@@ -35,6 +36,7 @@ pub(crate) async fn run(command: Command, session: &mut Session) -> anyhow::Resu
         Command::Inspect(args) => inspect::run(args, session).await,
         Command::Key(args) => key::run(args, session).await,
         Command::Wal(args) => wal::run(args, session).await,
+        Command::RestorePoint(args) => restore_point::run(args, session).await,
         Command::Probe(args) => probe::run(args, session).await,
         Command::Completions(args) => completions::run(args, session),
     }

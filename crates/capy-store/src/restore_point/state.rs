@@ -222,12 +222,12 @@ impl<'a> Judge<'a> {
         };
         // An older timeline gets no more WAL.
         let may_come = timeline.is_none_or(|timeline| timeline == newest(archive));
-        let awaited_by = refused.awaited_by.clone().filter(|_| may_come);
+        let awaited_by = refused.awaited_by.filter(|_| may_come);
         let state = match awaited_by {
             Some(_) => RestorePointState::Pending,
             None => RestorePointState::Unreachable,
         };
-        Ok(Verdict { state, reason: Some(refused.what().to_owned()), backup: awaited_by, timeline })
+        Ok(Verdict { state, reason: Some(refused.why), backup: awaited_by, timeline })
     }
 
     fn without_archive(&self) -> Verdict {

@@ -78,20 +78,22 @@ struct Refusal {
 /// Why no backup serves a wish.
 #[derive(Debug)]
 pub(crate) struct Unreachable {
-    what: String,
+    /// The target, where the reason does not stand alone.
+    target: Option<String>,
+    /// One fact: the newest backup's reason, or that there is no backup.
+    pub(crate) why: String,
     hint: String,
     /// The newest backup that serves it once the WAL that follows is archived.
     pub(crate) awaited_by: Option<BackupKey>,
 }
 
 impl Unreachable {
-    /// One fact.
-    pub(crate) fn what(&self) -> &str {
-        &self.what
-    }
-
-    pub(crate) fn into_error(self) -> Error {
-        Error::new(ErrorKind::NotFound, self.what).with_hint(self.hint)
+    fn into_error(self) -> Error {
+        let what = match self.target {
+            Some(target) => format!("{target} cannot be reached: {}", self.why),
+            None => self.why,
+        };
+        Error::new(ErrorKind::NotFound, what).with_hint(self.hint)
     }
 }
 
@@ -115,12 +117,12 @@ impl Repository {
         let mut candidates = bases(backups, archive);
         candidates.retain(|entry| wish.backup.is_none_or(|key| entry.key == *key));
         if candidates.is_empty() {
-            let what = match wish.backup {
+            let why = match wish.backup {
                 Some(key) => format!("{key} is no complete base backup of the system this archive is of"),
                 None => format!("{} has no complete base backup of the archive's system", wish.cluster),
             };
             let hint = "`list` shows the backups".to_owned();
-            return Ok(Err(Unreachable { what, hint, awaited_by: None }));
+            return Ok(Err(Unreachable { target: None, why, hint, awaited_by: None }));
         }
         let mut refusals: Vec<(&BackupKey, Refusal)> = Vec::new();
         // The newest first: the less WAL is replayed, the sooner it is done.
@@ -136,12 +138,11 @@ impl Repository {
         let (why, nearest) = first
             .map(|(key, refusal)| (format!("{key}: {}", refusal.why), refusal.nearest))
             .unwrap_or_default();
-        let what = format!("{} cannot be reached: {why}", in_words(wish.target));
         let hint = nearest.map_or_else(
             || "`wal windows` shows what can be recovered".to_owned(),
             |nearest| format!("the nearest that can: {nearest}; `wal windows` shows all"),
         );
-        Ok(Err(Unreachable { what, hint, awaited_by }))
+        Ok(Err(Unreachable { target: Some(in_words(wish.target)), why, hint, awaited_by }))
     }
 
     async fn serve(
