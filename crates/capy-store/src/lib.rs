@@ -80,6 +80,6 @@ pub use restore_point::{
 pub use server::PostgresServer;
 pub use verify::{VerifyOptions, VerifyScope};
 pub use wal::{
-    BackupWindows, FetchedWal, PushOutcome, PushedWal, RecoveryChoice, RecoveryWindow, TimelineWal, WalRun,
-    WalWindows,
+    ArchivedEvent, BackupWindows, FetchedWal, PushOutcome, PushedWal, RecoveryChoice, RecoveryWindow,
+    TimelineWal, WalRun, WalWindows,
 };

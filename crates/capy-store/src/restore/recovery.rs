@@ -13,6 +13,7 @@ use capy_postgres::recovery::{
 use capy_types::{BackupSelector, ClusterName, Ctx, ErrorKind, WalFile};
 
 use super::durable;
+use crate::repository::cancellable;
 use crate::wal::RecoveryChoice;
 use crate::wal::target::Wish;
 use crate::{Error, Repository, Result};
@@ -81,6 +82,40 @@ impl Prepared {
 }
 
 impl Repository {
+    /// What a recovery would do: which backup, timeline and WAL, or why its target cannot be reached
+    /// and what can instead. `None` when the target is the label of a backup, which is restored as
+    /// it is. Writes nothing.
+    ///
+    /// # Errors
+    /// As [`restore`](Self::restore) answers before it writes.
+    ///
+    /// # Cancellation
+    /// Safe to drop.
+    ///
+    /// # Example
+    /// ```no_run
+    /// # use capy_store::*;
+    /// # async fn example(ctx: &Ctx, repository: &Repository) -> Result<()> {
+    /// let mut recovery = Recovery::to(RecoveryTarget::Time("2026-11-21T06:54:52Z".parse().unwrap()));
+    /// recovery.wal_into = true;
+    /// if let Some(plan) = repository.plan_recovery(ctx, &"main/latest".parse().unwrap(), recovery).await? {
+    ///     println!("from {}, {} to {}", plan.backup_key, plan.first_segment, plan.last_segment);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn plan_recovery(
+        &self,
+        ctx: &Ctx,
+        backup: &BackupSelector,
+        recovery: Recovery,
+    ) -> Result<Option<RecoveryChoice>> {
+        let work = async {
+            let aimed = self.aim_recovery(ctx, backup, recovery).await?;
+            Ok(aimed.prepared.map(Prepared::into_choice))
+        };
+        cancellable(ctx, work).await
+    }
+
     /// Finds what a recovery restores. A name may be a label that only the repository knows.
     pub(super) async fn aim_recovery(
         &self,

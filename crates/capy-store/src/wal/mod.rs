@@ -9,6 +9,7 @@
 //! fetch says that a file is absent only on the store's own word.
 
 pub(crate) mod archive;
+mod events;
 mod facts;
 mod fetch;
 mod push;
@@ -19,6 +20,7 @@ mod windows;
 #[cfg(test)]
 mod tests;
 
+pub use events::ArchivedEvent;
 pub use fetch::FetchedWal;
 pub use push::{PushOutcome, PushedWal};
 pub use target::RecoveryChoice;

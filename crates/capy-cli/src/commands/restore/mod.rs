@@ -4,8 +4,11 @@ mod recovery;
 
 use std::path::PathBuf;
 
-use capy_store::{BackupSelector, Owner, RestoreOptions, RestoreReport, TablespaceMapping, TarTarget};
+use capy_store::{
+    BackupSelector, Owner, RecoveryChoice, RestoreOptions, RestoreReport, TablespaceMapping, TarTarget,
+};
 use clap::Args;
+use serde_json::json;
 
 use crate::account::{self, WithMemory};
 use crate::exit::Exit;
@@ -63,6 +66,10 @@ pub(crate) struct RestoreArgs {
     #[arg(long, value_name = "USER[:GROUP]")]
     owner: Option<String>,
 
+    /// Only say what a recovery would do: which backup, timeline and WAL, or what is in the way
+    #[arg(long, requires = "recovery_target", conflicts_with = "tar")]
+    dry_run: bool,
+
     #[command(flatten)]
     recovery: recovery::RecoveryArgs,
 }
@@ -83,6 +90,12 @@ pub(crate) async fn run(args: RestoreArgs, session: &mut Session) -> anyhow::Res
             options.files = args.files;
             options.owner = owner;
             options.recovery = args.recovery.recovery(&session.global, args.backup.cluster())?;
+            if let (true, Some(recovery)) = (args.dry_run, options.recovery.take()) {
+                let plan = repository.plan_recovery(&session.ctx, &args.backup, recovery).await?;
+                session.finish_progress();
+                session.output.answer(&json!({ "recovery": plan }), |_| plan_text(plan.as_ref()))?;
+                return Ok(Exit::Success);
+            }
             repository.restore(&session.ctx, &args.backup, options).await?
         }
         (None, Some(tar)) if tar.as_os_str() == "-" => {
@@ -98,6 +111,18 @@ pub(crate) async fn run(args: RestoreArgs, session: &mut Session) -> anyhow::Res
     let with_memory = WithMemory::of(&report);
     session.output.account(&with_memory, |with| text(&report, &with.memory_text()))?;
     Ok(Exit::Success)
+}
+
+fn plan_text(plan: Option<&RecoveryChoice>) -> String {
+    let Some(plan) = plan else { return "a backup, to be restored as it is\n".to_owned() };
+    let mut text = format!(
+        "from {} to {} on timeline {}, WAL {} to {}\n",
+        plan.backup_key, plan.target, plan.timeline, plan.first_segment, plan.last_segment
+    );
+    for notice in &plan.notices {
+        text.push_str(&format!("note: {notice}\n"));
+    }
+    text
 }
 
 fn text(report: &RestoreReport, memory: &str) -> String {

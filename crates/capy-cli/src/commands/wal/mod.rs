@@ -1,5 +1,6 @@
 //! `capy-store wal`: the archive's way in and out, and what it can be recovered to.
 
+mod events;
 mod fetch;
 mod push;
 mod windows;
@@ -29,6 +30,7 @@ enum WalCommand {
     Push(push::PushArgs),
     Fetch(fetch::FetchArgs),
     Windows(windows::WindowsArgs),
+    Events(events::EventsArgs),
 }
 
 pub(crate) async fn run(args: WalArgs, session: &mut Session) -> anyhow::Result<Exit> {
@@ -36,6 +38,7 @@ pub(crate) async fn run(args: WalArgs, session: &mut Session) -> anyhow::Result<
         WalCommand::Push(args) => push::run(args, session).await,
         WalCommand::Fetch(args) => fetch::run(args, session).await,
         WalCommand::Windows(args) => windows::run(args, session).await,
+        WalCommand::Events(args) => events::run(args, session).await,
     }
 }
 
@@ -45,7 +48,7 @@ impl WalArgs {
         match self.command {
             WalCommand::Push(_) => crate::exit::Caller::ArchiveCommand,
             WalCommand::Fetch(_) => crate::exit::Caller::RestoreCommand,
-            WalCommand::Windows(_) => crate::exit::Caller::Person,
+            WalCommand::Windows(_) | WalCommand::Events(_) => crate::exit::Caller::Person,
         }
     }
 }
