@@ -33,7 +33,8 @@ pub use replication::{
 };
 pub use server::{
     Advice, ArchiveMode, ArchiverEvent, ArchiverState, ArchivingPrivileges, ArchivingSettings, Severity,
-    SqlConnection, WalLevel, WalPosition, WalSwitch, archiver_advice, archiving_advice,
+    SlotInfo, SqlConnection, WalLevel, WalPosition, WalSwitch, archiver_advice, archiving_advice,
+    slots_advice,
 };
 pub use source::{
     ArchiveKind, ArchiveStart, CollationFacts, ReplicationSource, Source, SourceEvent, SourceFacts,

@@ -5,6 +5,7 @@ mod archiving;
 mod archiving_advice;
 mod facts;
 mod preflight;
+mod slots;
 mod sql;
 
 pub use archiving::{
@@ -15,4 +16,5 @@ pub use archiving_advice::{archiver_advice, archiving_advice};
 pub(crate) use facts::{facts_over_replication, facts_over_sql};
 pub(crate) use preflight::advice_of;
 pub use preflight::{Advice, Severity};
+pub use slots::{SlotInfo, slots_advice};
 pub use sql::SqlConnection;
