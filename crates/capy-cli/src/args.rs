@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    backup, completions, delete, expire, init, inspect, key, list, pin, probe, restore, restore_point, show,
-    verify, wal,
+    backup, check, completions, delete, expire, init, inspect, key, list, pin, probe, restore, restore_point,
+    show, verify, wal,
 };
 use crate::exit::Caller;
 
@@ -97,6 +97,7 @@ pub(crate) enum Command {
     Key(key::KeyArgs),
     Wal(wal::WalArgs),
     RestorePoint(restore_point::RestorePointArgs),
+    Check(check::CheckArgs),
     Probe(probe::ProbeArgs),
     Completions(completions::CompletionsArgs),
 }

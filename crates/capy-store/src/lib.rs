@@ -32,6 +32,7 @@
 //! ```
 
 mod backup;
+mod check;
 mod convert;
 mod error;
 mod expire;
@@ -59,6 +60,7 @@ pub use capy_types::{
 
 pub use backup::{BackupOptions, BackupSource, Checkpoint, PostgresSource};
 pub use capy_postgres::recovery::{RecoveryTarget, TargetAction, TargetTimeline, restore_command};
+pub use check::{CheckOptions, CheckReport, CheckState, CheckStep};
 pub use error::{Error, Result};
 pub use expire::{
     ExpireOptions, ExpireReason, ExpireReport, ExpiredBackup, ExpiredWal, KeepReason, KeptBackup, OldestKept,

@@ -1,6 +1,6 @@
 //! A running server to ask, and to leave marks in the log of.
 
-use capy_postgres::{ConnectSettings, SqlConnection};
+use capy_postgres::{ConnectSettings, PostgresError, ReplicationConnection, SqlConnection};
 
 use crate::Result;
 
@@ -21,5 +21,10 @@ impl PostgresServer {
 
     pub(crate) async fn open(&self) -> Result<SqlConnection> {
         Ok(SqlConnection::open(&self.settings).await?)
+    }
+
+    /// Connects as a backup and a receiver do, which `pg_hba.conf` lets in by lines of their own.
+    pub(crate) async fn try_replication(&self) -> std::result::Result<(), PostgresError> {
+        ReplicationConnection::open(&self.settings).await?.identify_system().await.map(drop)
     }
 }

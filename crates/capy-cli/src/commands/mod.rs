@@ -1,6 +1,7 @@
 //! The commands: each file holds one command's arguments, its work and its text for people.
 
 pub(crate) mod backup;
+pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod delete;
 pub(crate) mod expire;
@@ -37,6 +38,7 @@ pub(crate) async fn run(command: Command, session: &mut Session) -> anyhow::Resu
         Command::Key(args) => key::run(args, session).await,
         Command::Wal(args) => wal::run(args, session).await,
         Command::RestorePoint(args) => restore_point::run(args, session).await,
+        Command::Check(args) => check::run(args, session).await,
         Command::Probe(args) => probe::run(args, session).await,
         Command::Completions(args) => completions::run(args, session),
     }
