@@ -63,7 +63,7 @@ fn facts(number: u64) -> WalFacts {
             first_end: Some(TransactionEnd { at, time }),
             last_end: Some(TransactionEnd { at, time }),
             times: Some((time, time)),
-            events: if number % 20 == 0 { vec![checkpoint] } else { Vec::new() },
+            events: if number.is_multiple_of(20) { vec![checkpoint] } else { Vec::new() },
             more_events: 0,
             tail: None,
             head: None,
