@@ -90,7 +90,10 @@ pub(crate) async fn run(args: RestoreArgs, session: &mut Session) -> anyhow::Res
             options.files = args.files;
             options.owner = owner;
             options.recovery = args.recovery.recovery(&session.global, args.backup.cluster())?;
-            if let (true, Some(recovery)) = (args.dry_run, options.recovery.take()) {
+            // Taken only by a dry run: the restore itself needs it.
+            if args.dry_run
+                && let Some(recovery) = options.recovery.take()
+            {
                 let plan = repository.plan_recovery(&session.ctx, &args.backup, recovery).await?;
                 session.finish_progress();
                 session.output.answer(&json!({ "recovery": plan }), |_| plan_text(plan.as_ref()))?;
