@@ -81,6 +81,12 @@ pub use restore_point::{
 };
 pub use server::PostgresServer;
 pub use verify::{VerifyOptions, VerifyScope};
+pub use wal::{AheadBudget, AheadReport, FetchAhead};
+pub use wal::{
+    ArchiveStatus, FailingWal, SegmentRates, ServerWal, Spool, SpoolEnd, SpoolFault, SpoolOptions,
+    SpoolReport, SpoolStatus, SpoolWorker, TimelineStatus, WaitingWal, WalStatus, WalStatusOptions,
+    wal_status,
+};
 pub use wal::{
     ArchivedEvent, BackupWindows, FetchedWal, PushOutcome, PushedWal, RecoveryChoice, RecoveryWindow,
     TimelineWal, WalRun, WalWindows,

@@ -8,20 +8,28 @@
 //! Invariants: a push is acknowledged only when the file is durable; nothing is ever replaced; a
 //! fetch says that a file is absent only on the store's own word.
 
+mod ahead;
 pub(crate) mod archive;
 mod events;
 mod facts;
 mod fetch;
 mod push;
 mod retention;
+mod spool;
 pub(crate) mod target;
 mod windows;
 
 #[cfg(test)]
 mod tests;
 
+pub use ahead::{AheadBudget, AheadReport, FetchAhead};
 pub use events::ArchivedEvent;
 pub use fetch::FetchedWal;
 pub use push::{PushOutcome, PushedWal};
+pub use spool::{
+    ArchiveStatus, FailingWal, SegmentRates, ServerWal, Spool, SpoolEnd, SpoolFault, SpoolOptions,
+    SpoolReport, SpoolStatus, SpoolWorker, TimelineStatus, WaitingWal, WalStatus, WalStatusOptions,
+    wal_status,
+};
 pub use target::RecoveryChoice;
 pub use windows::{BackupWindows, RecoveryWindow, TimelineWal, WalRun, WalWindows};

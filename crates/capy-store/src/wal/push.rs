@@ -116,7 +116,8 @@ impl Repository {
     }
 }
 
-fn file_name(path: &Path) -> Result<WalFile> {
+/// What a file is, by its name.
+pub(super) fn file_name(path: &Path) -> Result<WalFile> {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     name.parse().map_err(|error| {
         Error::invalid(format!("{}: {error}", path.display()))

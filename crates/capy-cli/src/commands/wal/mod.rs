@@ -1,8 +1,12 @@
 //! `capy-store wal`: the archive's way in and out, and what it can be recovered to.
 
+mod detach;
 mod events;
 mod fetch;
+mod prefetch;
 mod push;
+mod spool;
+mod status;
 mod windows;
 
 use clap::{Args, Subcommand};
@@ -29,16 +33,26 @@ pub(crate) struct WalArgs {
 enum WalCommand {
     Push(push::PushArgs),
     Fetch(fetch::FetchArgs),
+    Agent(spool::AgentArgs),
+    Status(status::StatusArgs),
     Windows(windows::WindowsArgs),
     Events(events::EventsArgs),
+    #[command(hide = true)]
+    SpoolWorker(spool::WorkerArgs),
+    #[command(hide = true)]
+    PrefetchWorker(prefetch::PrefetchArgs),
 }
 
 pub(crate) async fn run(args: WalArgs, session: &mut Session) -> anyhow::Result<Exit> {
     match args.command {
         WalCommand::Push(args) => push::run(args, session).await,
         WalCommand::Fetch(args) => fetch::run(args, session).await,
+        WalCommand::Agent(args) => spool::run_agent(args, session).await,
+        WalCommand::Status(args) => status::run(args, session).await,
         WalCommand::Windows(args) => windows::run(args, session).await,
         WalCommand::Events(args) => events::run(args, session).await,
+        WalCommand::SpoolWorker(args) => spool::run_worker(args, session).await,
+        WalCommand::PrefetchWorker(args) => prefetch::run(args, session).await,
     }
 }
 
@@ -48,7 +62,7 @@ impl WalArgs {
         match self.command {
             WalCommand::Push(_) => crate::exit::Caller::ArchiveCommand,
             WalCommand::Fetch(_) => crate::exit::Caller::RestoreCommand,
-            WalCommand::Windows(_) | WalCommand::Events(_) => crate::exit::Caller::Person,
+            _ => crate::exit::Caller::Person,
         }
     }
 }

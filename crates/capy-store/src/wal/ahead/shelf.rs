@@ -1,0 +1,148 @@
+//! The hidden directory: what is in it, how a segment gets there and out.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use capy_postgres::wal;
+use capy_types::{SegmentName, SegmentSize, WalFile};
+
+use super::super::spool::{Flush, replace, sweep};
+use super::FetchAhead;
+use crate::Result;
+
+/// Bytes of a segment that say which one it is.
+const HEAD_BYTES: u64 = 40;
+
+impl FetchAhead {
+    pub(super) fn make_directory(&self) -> Result<()> {
+        // Never the server's own directory: that one may just have been removed.
+        let make = |path: &Path| match DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        };
+        let above = self.directory.parent().map_or(Ok(()), make);
+        above.and_then(|()| make(&self.directory)).map_err(|error| self.failed("make", error))
+    }
+
+    /// The segment that was last asked for and found.
+    pub(super) fn wanted(&self, size: SegmentSize) -> Option<SegmentName> {
+        let mut text = String::new();
+        File::open(self.directory.join("wanted")).ok()?.take(64).read_to_string(&mut text).ok()?;
+        SegmentName::parse(&text, size).ok()
+    }
+
+    /// Says that a segment was asked for and found.
+    pub(super) fn want(&self, file: &WalFile) -> std::io::Result<()> {
+        replace(&self.directory, "wanted", file.as_str().as_bytes(), Flush::Nothing)
+    }
+
+    /// Which writing of that this is.
+    pub(super) fn want_stamp(&self) -> Option<(u64, i64, i64)> {
+        let meta = std::fs::metadata(self.directory.join("wanted")).ok()?;
+        Some((meta.ino(), meta.mtime(), meta.mtime_nsec()))
+    }
+
+    pub(super) fn part(&self, file: &WalFile) -> PathBuf {
+        self.directory.join(format!(".{file}.part"))
+    }
+
+    fn whole(&self, file: &WalFile) -> PathBuf {
+        self.directory.join(file.as_str())
+    }
+
+    /// Renames a whole segment to `target` and returns its length in bytes. `None` when there is
+    /// none, or none that may be used.
+    pub(super) fn move_into_place(&self, file: &WalFile, target: &Path) -> Option<u64> {
+        let path = self.whole(file);
+        let mut opened = File::open(&path).ok()?;
+        match check(&mut opened, file) {
+            Ok(size) => {
+                // Said first: the worker must not see it gone and fetch it again.
+                let moved = self.want(file).and_then(|()| std::fs::rename(&path, target));
+                moved.inspect_err(|error| tracing::debug!(%file, %error, "cannot be moved")).ok()?;
+                Some(size)
+            }
+            Err(problem) => {
+                tracing::warn!(%file, problem, "fetched ahead, but not used");
+                let _ = std::fs::remove_file(&path);
+                None
+            }
+        }
+    }
+
+    /// The segments that are there whole.
+    pub(super) fn present(&self, size: SegmentSize) -> Result<Vec<SegmentName>> {
+        let failed = |error| self.failed("read", error);
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&self.directory).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            found.extend(name.to_str().and_then(|name| SegmentName::parse(name, size).ok()));
+        }
+        Ok(found)
+    }
+
+    /// Says that a segment is being fetched.
+    pub(super) fn begin(&self, file: &WalFile) -> std::io::Result<()> {
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(self.part(file))?;
+        Ok(())
+    }
+
+    /// Puts a segment there: written, flushed, renamed.
+    pub(super) fn put(&self, file: &WalFile, bytes: &[u8]) -> std::io::Result<()> {
+        replace(&self.directory, file.as_str(), bytes, Flush::Content)?;
+        self.abandon(file);
+        Ok(())
+    }
+
+    /// No longer being fetched.
+    pub(super) fn abandon(&self, file: &WalFile) {
+        let _ = std::fs::remove_file(self.part(file));
+    }
+
+    pub(super) fn remove(&self, segment: SegmentName) -> bool {
+        std::fs::remove_file(self.whole(&segment.into())).is_ok()
+    }
+
+    /// Removes what killed workers were at. Only for the one that holds the lock.
+    pub(super) fn sweep(&self) {
+        sweep(&self.directory);
+        for entry in std::fs::read_dir(&self.directory).into_iter().flatten().flatten() {
+            if entry.file_name().to_str().is_some_and(|name| name.ends_with(".part")) {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    /// Whether the server beside is still recovering, or will be when it starts: the directory
+    /// above the target's holds a signal file until recovery has ended.
+    pub(super) fn is_recovering(&self) -> bool {
+        self.target.parent().is_some_and(|data| {
+            ["recovery.signal", "standby.signal"].iter().any(|name| data.join(name).exists())
+        })
+    }
+
+    /// Removes all of it, and the directory above when it is empty then.
+    pub(super) fn clear(&self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+        if let Some(above) = self.directory.parent() {
+            let _ = std::fs::remove_dir(above);
+        }
+    }
+}
+
+/// Whether the file is the segment its name says, by its header and length; returns the length.
+fn check(opened: &mut File, file: &WalFile) -> std::result::Result<u64, String> {
+    let io = |error: std::io::Error| error.to_string();
+    let length = opened.metadata().map_err(io)?.len();
+    let mut head = Vec::new();
+    opened.take(HEAD_BYTES).read_to_end(&mut head).map_err(io)?;
+    let header = wal::read_header(&head).map_err(|error| error.to_string())?;
+    if length != header.segment_size.bytes() {
+        return Err(format!("{length} bytes, a segment has {}", header.segment_size.bytes()));
+    }
+    // A segment in which a timeline began may open with a page of the one before.
+    header.check_name(file.as_str()).map_err(|error| error.to_string())?;
+    Ok(length)
+}
