@@ -59,11 +59,11 @@ pub(super) fn upload(
     spool: &Spool,
     directory: &Path,
     file: &WalFile,
-) -> std::result::Result<(), Trouble> {
+) -> std::result::Result<(), Box<Trouble>> {
     let path = directory.join(file.as_str());
     let (source, bytes) = source::read_source(&path).map_err(|error| {
         let is_gone = error.kind() == ErrorKind::NotFound;
-        Trouble { source: None, error, is_gone }
+        Box::new(Trouble { source: None, error, is_gone })
     })?;
     let archived = runtime.block_on(async {
         let pushed = archive.repository.push_wal_bytes(&spool.cluster, file.clone(), bytes).await?;
@@ -84,5 +84,5 @@ pub(super) fn upload(
         };
         spool.write_acknowledgement(file, &note)
     });
-    acknowledged.map_err(|error| Trouble { source: Some(source), error, is_gone: false })
+    acknowledged.map_err(|error| Box::new(Trouble { source: Some(source), error, is_gone: false }))
 }
