@@ -185,7 +185,7 @@ struct Shift<'a> {
     spool: &'a Spool,
     queue: Queue,
     archive: Option<Arc<OpenArchive>>,
-    uploads: JoinSet<(WalFile, std::result::Result<(), Trouble>)>,
+    uploads: JoinSet<(WalFile, std::result::Result<(), Box<Trouble>>)>,
     /// Being uploaded, with their lengths in bytes.
     busy: HashMap<WalFile, u64>,
     /// Asked for and not answered.
@@ -418,7 +418,7 @@ impl<'a> Shift<'a> {
 
     fn end(
         &mut self,
-        ended: std::result::Result<(WalFile, std::result::Result<(), Trouble>), tokio::task::JoinError>,
+        ended: std::result::Result<(WalFile, std::result::Result<(), Box<Trouble>>), tokio::task::JoinError>,
     ) -> Result<()> {
         let (file, outcome) = ended.map_err(|_| Error::new(ErrorKind::Internal, "a thread panicked"))?;
         self.busy.remove(&file);
