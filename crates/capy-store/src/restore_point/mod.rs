@@ -15,6 +15,8 @@ mod create;
 mod in_log;
 mod label;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use capy_types::{BackupId, BackupKey, BackupSelector, ClusterName, Lsn, TimelineId, Timestamp};
 use serde::Serialize;

@@ -209,7 +209,7 @@ fn latest_time(facts: &SegmentFacts) -> Option<Timestamp> {
 impl Archive {
     /// An archive of these segments, and of timelines that came from others: (timeline, parent,
     /// where).
-    pub(super) fn made_of(segments: Vec<(SegmentName, SegmentFacts)>, forks: &[(u32, u32, Lsn)]) -> Self {
+    pub(crate) fn made_of(segments: Vec<(SegmentName, SegmentFacts)>, forks: &[(u32, u32, Lsn)]) -> Self {
         let mut catalog = WalCatalog::default();
         let listed = || capy_repo::ListedWal { facts: None, stored_bytes: None };
         let mut histories: BTreeMap<TimelineId, TimelineHistory> = BTreeMap::new();

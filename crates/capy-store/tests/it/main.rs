@@ -7,5 +7,7 @@ mod backup;
 mod base_tar;
 mod expire;
 mod fixture;
+mod made_wal;
 mod restore;
+mod restore_point;
 mod verify;
