@@ -1,10 +1,13 @@
 //! The command as its users run it: one process per step, judged by exit code and output.
 
+mod archiving;
+mod check;
 mod documents;
 mod errors;
 mod harness;
 mod interruptions;
 mod postgres;
+mod restore_point;
 mod retention;
 mod secrets;
 mod server;
