@@ -7,6 +7,7 @@ mod errors;
 mod harness;
 mod interruptions;
 mod postgres;
+mod recovery;
 mod restore_point;
 mod retention;
 mod secrets;
