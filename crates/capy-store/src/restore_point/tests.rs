@@ -108,7 +108,7 @@ fn a_point_is_looked_for_on_every_timeline_and_the_newest_that_has_it_is_followe
 
 #[test]
 fn a_point_that_crosses_a_border_is_found_by_its_parts() {
-    let mut record = vec![0; 98];
+    let mut record = [0; 98];
     record[0] = 98;
     // XLOG_RESTORE_POINT of the resource manager XLOG, and its main data of 72 bytes.
     (record[16], record[24], record[25]) = (0x70, 255, 72);

@@ -109,7 +109,7 @@ async fn a_label_of_a_backup_lasts_as_long_as_the_backup() {
     let point = moments.create("golden", latest).await;
     assert_eq!((point.kind, point.state), (RestorePointKind::Backup, RestorePointState::Reachable));
     assert_eq!(point.backup_key.as_ref().unwrap().to_string(), key);
-    assert_eq!(moments.list().await, [point.clone()]);
+    assert_eq!(moments.list().await, std::slice::from_ref(&point));
     // There is no archive: the backup is restored as it is.
     assert_eq!(moments.plan("golden", TargetTimeline::Latest).await.unwrap(), None);
 
