@@ -67,8 +67,7 @@ fn archiver_setup(settings: &ArchivingSettings) -> Option<Advice> {
         ArchiveMode::Off => {
             return warning(
                 "archive_mode",
-                "off: the server archives nothing; set it to on and restart"
-                    .to_owned(),
+                "off: the server archives nothing; set it to on and restart".to_owned(),
             );
         }
         ArchiveMode::Always => {
