@@ -149,14 +149,24 @@ impl ClusterBuilder {
     /// When the server is not installed or does not start; the message says why.
     #[must_use]
     pub fn start_from(self, fill: impl FnOnce(&Path)) -> Cluster {
-        let mut cluster = self.place();
+        let mut cluster = self.prepare_from(fill);
+        cluster.start_server();
+        cluster
+    }
+
+    /// As [`start_from`](Self::start_from), but leaves the start to the test.
+    ///
+    /// # Panics
+    /// When the server is not installed.
+    #[must_use]
+    pub fn prepare_from(self, fill: impl FnOnce(&Path)) -> Cluster {
+        let cluster = self.place();
         let data = cluster.data();
         fs::create_dir(&data).expect("the directory is ours");
         fill(&data);
         append(&data.join("postgresql.conf"), self.settings.iter().map(String::as_str));
         fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).expect("the directory is ours");
         cluster.give_all(cluster.path());
-        cluster.start_server();
         cluster
     }
 
@@ -240,9 +250,18 @@ impl Cluster {
     }
 
     /// Starts the server after [`Cluster::stop_server`]; with TCP on another port.
+    ///
+    /// # Panics
+    /// When it does not start; the message says why.
     pub fn start_server(&mut self) {
+        assert!(self.try_start_server(), "the server does not start: {}", self.log_tail());
+    }
+
+    /// Starts the server, unless it refuses: the log then says why.
+    #[must_use]
+    pub fn try_start_server(&mut self) -> bool {
         let (data, log) = (self.data(), self.path().join("log"));
-        for attempt in 1..=STARTS_MAX {
+        for _ in 0..STARTS_MAX {
             if self.tcp {
                 self.port = free_port().expect("127.0.0.1 has free ports");
             }
@@ -254,10 +273,19 @@ impl Cluster {
             );
             let options = ["-w", "-D", text(&data), "-l", text(&log), "-o", &listen, "start"];
             if self.try_run("pg_ctl", options).status.success() {
-                return;
+                return true;
             }
-            assert!(self.tcp && attempt < STARTS_MAX, "the server does not start: {}", self.log_tail());
+            if !self.tcp {
+                break;
+            }
         }
+        false
+    }
+
+    /// Whether the server has its files in use.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.data().join("postmaster.pid").exists()
     }
 
     /// Stops the server in good order.
@@ -357,7 +385,7 @@ impl Drop for Cluster {
         if std::thread::panicking() {
             eprintln!("PostgreSQL {} said last:\n{}", self.major, self.log_tail());
         }
-        if self.data().join("postmaster.pid").exists() {
+        if self.is_running() {
             self.try_run("pg_ctl", ["-w", "-D", text(&self.data()), "-m", "immediate", "stop"]);
         }
     }
