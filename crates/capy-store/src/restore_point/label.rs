@@ -4,7 +4,7 @@
 
 use capy_format::{RestorePoint, RestorePointKind};
 use capy_postgres::recovery::{RecoveryTarget, TargetTimeline};
-use capy_types::{BackupSelector, ClusterName, Ctx, ErrorKind};
+use capy_types::{BackupSelector, ClusterName, Ctx, ErrorKind, Problem};
 
 use super::aim::{aim, newest};
 use super::create::load_archive;
@@ -48,7 +48,7 @@ impl Repository {
     ) -> Result<Labelled> {
         let cluster = backup.cluster();
         let point = match &recovery.target {
-            RecoveryTarget::Name(label) => self.labelled_point(cluster, label).await?,
+            RecoveryTarget::Name(label) => self.labelled_point(ctx, cluster, label).await?,
             _ => None,
         };
         let archive = match &point {
@@ -73,8 +73,21 @@ impl Repository {
     }
 
     /// The stored point of a label. A moment goes before a backup, which has a key to be named by.
-    async fn labelled_point(&self, cluster: &ClusterName, label: &str) -> Result<Option<RestorePoint>> {
-        let points = self.repo.restore_points(cluster).await?.into_iter();
+    async fn labelled_point(
+        &self,
+        ctx: &Ctx,
+        cluster: &ClusterName,
+        label: &str,
+    ) -> Result<Option<RestorePoint>> {
+        let points = match self.repo.restore_points(cluster).await {
+            // A recovery by a name that the log has needs none of them.
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                let subject = format!("the restore points of {cluster}");
+                ctx.progress.problem(Problem { subject, message: error.to_string() });
+                return Ok(None);
+            }
+            points => points?.into_iter(),
+        };
         let own = points.filter(|point| point.label == label);
         Ok(own.min_by_key(|point| point.kind == RestorePointKind::Backup))
     }

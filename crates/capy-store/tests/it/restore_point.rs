@@ -10,6 +10,7 @@ use capy_store::{
 };
 
 use crate::base_tar::{BaseTar, STOP};
+use crate::fixture::{Fixture, latest};
 use crate::made_wal::MadeSegment;
 
 /// A repository in memory.
@@ -264,4 +265,24 @@ async fn a_backup_without_its_wal_waits_for_it() {
     assert_eq!(moments.create("golden", at).await.state, RestorePointState::Pending);
     moments.push(MadeSegment::new(1, 2).up_to(STOP)).await;
     assert_eq!(moments.state("golden").await.0, RestorePointState::Reachable);
+}
+
+#[tokio::test]
+async fn a_damaged_restore_point_is_told_and_does_not_keep_a_recovery_from_the_logs_own_names() {
+    let fixture = Fixture::new().await;
+    fixture.back_up(BaseTar::new(1).bytes()).await;
+    let at = RestorePointAt::Backup("main/latest".parse().unwrap());
+    let options = RestorePointOptions::new("golden", at);
+    fixture.repository.create_restore_point(&fixture.ctx, &cluster(), options).await.unwrap();
+    let object = fixture.objects("restore-points").remove(0);
+    let mut bytes = std::fs::read(&object).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&object, bytes).unwrap();
+
+    let listed = fixture.repository.list_restore_points(&fixture.ctx, None).await;
+    assert_eq!(listed.unwrap_err().kind(), ErrorKind::Corrupt);
+    let mut recovery = Recovery::to(RecoveryTarget::Name("golden".to_owned()));
+    recovery.wal_into = true;
+    let error = fixture.repository.plan_recovery(&fixture.ctx, &latest(), recovery).await.unwrap_err();
+    assert_eq!(error.to_string(), "there is no WAL archive main");
 }
