@@ -150,6 +150,12 @@ pub struct ServerError {
 }
 
 impl ServerError {
+    /// Whether it refuses the role, or the server itself comes or goes: asking for something else
+    /// would not help.
+    pub(crate) fn is_about_access(&self) -> bool {
+        matches!(kind_of(&self.code), ErrorKind::Denied | ErrorKind::Unavailable)
+    }
+
     /// Reads the fields of an error or notice: a type byte and a text, each ended by zero.
     pub(crate) fn parse(body: &[u8]) -> Self {
         let mut error = Self { code: String::new(), message: String::new(), detail: None, hint: None };

@@ -117,6 +117,15 @@ impl BackupLabel {
     }
 }
 
+/// The content of an incremental backup's `backup_label` once it is put together with the backup it
+/// builds on: without the lines for which a server refuses to start on it. Everything else stays,
+/// byte for byte.
+#[must_use]
+pub fn without_incremental_lines(backup_label: &[u8]) -> Vec<u8> {
+    let lines = backup_label.split_inclusive(|byte| *byte == b'\n');
+    lines.filter(|line| !line.starts_with(b"INCREMENTAL FROM ")).flatten().copied().collect()
+}
+
 /// The lines of a `backup_label` by key; the first of a key counts, as for PostgreSQL.
 struct LabelLines(BTreeMap<String, (usize, String)>);
 
@@ -256,6 +265,13 @@ START TIMELINE: 3
         assert_eq!((from.lsn, from.timeline), (Lsn::from_u64(0x28), TimelineId::from_u32(1)));
         let text = format!("{LABEL}STOP WAL LOCATION: 0/2000100 (file 000000010000000000000002)\n");
         assert_eq!(BackupLabel::parse(text.as_bytes()).unwrap().stop_lsn, Some(Lsn::from_u64(0x0200_0100)));
+    }
+
+    #[test]
+    fn put_together_a_label_has_no_incremental_lines() {
+        let text = format!("{LABEL}INCREMENTAL FROM LSN: 0/28\nINCREMENTAL FROM TLI: 1\n");
+        assert_eq!(without_incremental_lines(text.as_bytes()), LABEL.as_bytes());
+        assert_eq!(without_incremental_lines(LABEL.as_bytes()), LABEL.as_bytes());
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod backup_manifest;
 mod connect;
 pub mod control;
 mod error;
+pub mod incremental;
 pub mod label;
 pub mod page;
 pub mod recovery;

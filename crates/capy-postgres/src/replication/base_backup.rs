@@ -28,6 +28,9 @@ pub struct BaseBackupOptions {
     pub fast_checkpoint: bool,
     /// Include the WAL that makes the backup consistent by itself.
     pub include_wal: bool,
+    /// The `backup_manifest` of an earlier backup: the server, 17 or later and with
+    /// `summarize_wal = on`, then sends only the blocks that changed since.
+    pub incremental_from: Option<Bytes>,
 }
 
 /// One step of a base backup.
@@ -55,6 +58,8 @@ pub(crate) struct BaseBackup {
     open: bool,
     rows: Vec<Vec<Option<String>>>,
     pub(crate) stop_lsn: Option<Lsn>,
+    /// Whether files come as the blocks that changed.
+    pub(crate) incremental: bool,
     done: bool,
 }
 
@@ -62,8 +67,14 @@ fn command(options: &BaseBackupOptions, version: u32) -> String {
     let label = options.label.replace('\'', "''");
     if version >= 150_000 {
         let checkpoint = if options.fast_checkpoint { "fast" } else { "spread" };
+        // Only CRC-32C of a file put together is known without reading all of it again.
+        let incremental = if options.incremental_from.is_some() {
+            ", MANIFEST_CHECKSUMS 'CRC32C', INCREMENTAL"
+        } else {
+            ""
+        };
         format!(
-            "BASE_BACKUP (LABEL '{label}', PROGRESS, CHECKPOINT '{checkpoint}', WAL {}, WAIT false, TABLESPACE_MAP, MANIFEST 'yes')",
+            "BASE_BACKUP (LABEL '{label}', PROGRESS, CHECKPOINT '{checkpoint}', WAL {}, WAIT false, TABLESPACE_MAP, MANIFEST 'yes'{incremental})",
             options.include_wal
         )
     } else {
@@ -84,6 +95,9 @@ impl BaseBackup {
         version: u32,
         options: &BaseBackupOptions,
     ) -> Result<Self, PostgresError> {
+        if let Some(manifest) = &options.incremental_from {
+            connection.upload_manifest(manifest).await?;
+        }
         let text = command(options, version);
         connection.wire.send(|out| frontend::query(&text, out)).await?;
         let mut results: Vec<Vec<Vec<Option<String>>>> = vec![Vec::new()];
@@ -116,6 +130,7 @@ impl BaseBackup {
             open: false,
             rows: Vec::new(),
             stop_lsn: None,
+            incremental: options.incremental_from.is_some(),
             done: false,
         };
         backup.read_tablespaces(listed)?;

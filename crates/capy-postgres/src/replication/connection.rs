@@ -6,11 +6,14 @@ use bytes::{Bytes, BytesMut};
 use capy_types::{Lsn, Secret, SystemId, TimelineId};
 use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
-use postgres_protocol::message::frontend;
+use postgres_protocol::message::frontend::{self, CopyData};
 
 use super::wire::{Message, Wire, raw_row, row};
 use crate::connect::{self, ConnectSettings};
 use crate::{PostgresError, ServerError};
+
+/// Bytes sent as one message of a copy.
+const COPY_BYTES: usize = 64 * 1024;
 
 /// What `IDENTIFY_SYSTEM` answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,6 +133,46 @@ impl ReplicationConnection {
             })
         };
         identity().ok_or_else(|| PostgresError::protocol("IDENTIFY_SYSTEM answered nonsense".to_owned()))
+    }
+
+    /// Gives the server the `backup_manifest` that the next base backup on this connection builds
+    /// on (`UPLOAD_MANIFEST`, PostgreSQL 17 and later).
+    ///
+    /// # Errors
+    /// The server's: WAL is not summarised, or the manifest is another system's. The connection
+    /// can be used all the same.
+    pub(super) async fn upload_manifest(&mut self, manifest: &Bytes) -> Result<(), PostgresError> {
+        self.wire.send(|out| frontend::query("UPLOAD_MANIFEST", out)).await?;
+        let mut failure = None;
+        loop {
+            match self.wire.next().await {
+                Ok(Message { tag: b'G', .. }) => {
+                    for piece in manifest.chunks(COPY_BYTES) {
+                        let data = CopyData::new(piece).map_err(|error| {
+                            PostgresError::protocol(format!("a backup manifest: {error}"))
+                        })?;
+                        self.wire
+                            .send(|out| {
+                                data.write(out);
+                                Ok(())
+                            })
+                            .await?;
+                    }
+                    self.wire
+                        .send(|out| {
+                            frontend::copy_done(out);
+                            Ok(())
+                        })
+                        .await?;
+                }
+                Ok(Message { tag: b'C', .. }) => {}
+                Ok(Message { tag: b'Z', .. }) => return failure.map_or(Ok(()), Err),
+                Ok(other) => return Err(unexpected(&other)),
+                // After its error the server still says that it is ready.
+                Err(error @ PostgresError::Server(_)) => failure = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// The value of a setting.

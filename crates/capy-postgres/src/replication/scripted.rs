@@ -49,7 +49,12 @@ pub async fn base_backup_from_script(script: &[u8], version: u32) -> Result<u64,
     let host = Host { name: "scripted".to_owned(), port: 0 };
     let mut connection = ReplicationConnection::over(Transport { stream, host }).await?;
     connection.identify_system().await?;
-    let options = BaseBackupOptions { label: "label".to_owned(), fast_checkpoint: true, include_wal: false };
+    let options = BaseBackupOptions {
+        label: "label".to_owned(),
+        fast_checkpoint: true,
+        include_wal: false,
+        incremental_from: None,
+    };
     let mut backup = BaseBackup::start(connection, version, &options).await?;
     let mut events = 0;
     while backup.next().await?.is_some() {

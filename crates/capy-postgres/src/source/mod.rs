@@ -116,6 +116,8 @@ pub struct SourceFacts {
     pub wal_included: Option<bool>,
     /// Whether the server was a standby.
     pub from_standby: Option<bool>,
+    /// Whether relation files come as the blocks that changed since an earlier backup.
+    pub incremental: bool,
     /// The user tablespaces.
     pub tablespaces: Vec<TablespaceFacts>,
     /// Settings that recovery elsewhere depends on.

@@ -8,6 +8,9 @@ use crate::connect::ConnectSettings;
 use crate::replication::{BaseBackup, BaseBackupEvent, BaseBackupOptions, ReplicationConnection};
 use crate::server::{self, Advice};
 
+/// The first version that sends changed blocks alone.
+const INCREMENTAL_SINCE: u32 = 170_000;
+
 /// A base backup being received.
 #[derive(Debug)]
 pub struct ReplicationSource {
@@ -55,12 +58,20 @@ impl ReplicationSource {
             });
         }
         ctx.progress.phase(Phase::Checkpoint, None);
-        let backup = BaseBackup::start(connection, version, options).await?;
+        let backup = begin(ctx, settings, connection, version, options).await?;
+        facts.incremental = backup.incremental;
         facts.timeline = Some(backup.timeline);
         facts.start_lsn = Some(backup.start_lsn);
         facts.tablespaces.clone_from(&backup.tablespaces);
         facts.wal_included = Some(options.include_wal);
         Ok(Self { backup, facts, in_archive: false, next_archive: None })
+    }
+
+    /// Whether the server sends only what changed since the backup it was told of. It is `false`
+    /// also when that was asked for and is not possible: the reason was reported as a problem.
+    #[must_use]
+    pub const fn is_incremental(&self) -> bool {
+        self.backup.incremental
     }
 
     pub(super) async fn next(&mut self) -> Result<Option<SourceEvent>, PostgresError> {
@@ -98,5 +109,38 @@ impl ReplicationSource {
     pub(super) fn facts(&self) -> SourceFacts {
         // The server tells it before the last thing it says, which may be an error about bad pages.
         SourceFacts { stop_lsn: self.backup.stop_lsn, ..self.facts.clone() }
+    }
+}
+
+/// Starts the base backup: of what changed, if that is asked for and the server can do it, and
+/// otherwise of everything, with the reason said.
+async fn begin(
+    ctx: &Ctx,
+    settings: &ConnectSettings,
+    connection: ReplicationConnection,
+    version: u32,
+    options: &BaseBackupOptions,
+) -> Result<BaseBackup, PostgresError> {
+    if options.incremental_from.is_none() {
+        return BaseBackup::start(connection, version, options).await;
+    }
+    let whole = BaseBackupOptions { incremental_from: None, ..options.clone() };
+    let not_possible = |reason: String| {
+        ctx.progress.problem(Problem {
+            subject: "incremental backup".to_owned(),
+            message: format!("not possible, so everything is sent: {reason}"),
+        });
+    };
+    if version < INCREMENTAL_SINCE {
+        not_possible(format!("PostgreSQL {} cannot, only 17 and later can", version / 10_000));
+        return BaseBackup::start(connection, version, &whole).await;
+    }
+    match BaseBackup::start(connection, version, options).await {
+        Err(PostgresError::Server(reason)) if !reason.is_about_access() => {
+            not_possible(reason.to_string());
+            // The server ends the command; a connection of its own leaves no doubt about its state.
+            BaseBackup::start(ReplicationConnection::open(settings).await?, version, &whole).await
+        }
+        other => other,
     }
 }

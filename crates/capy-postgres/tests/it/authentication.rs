@@ -141,7 +141,12 @@ async fn a_role_with_nothing_but_replication_makes_a_whole_backup_and_says_what_
     let cluster = server();
     let problems = Arc::new(Problems::default());
     let ctx = Ctx::with_progress(problems.clone());
-    let options = BaseBackupOptions { label: "only".to_owned(), fast_checkpoint: true, include_wal: true };
+    let options = BaseBackupOptions {
+        label: "only".to_owned(),
+        fast_checkpoint: true,
+        include_wal: true,
+        incremental_from: None,
+    };
     let source = ReplicationSource::start(&ctx, &settings(&cluster, "trusted", ""), &options).await.unwrap();
     let mut source = Source::Replication(Box::new(source));
     let archives = receive(&mut source).await.unwrap();

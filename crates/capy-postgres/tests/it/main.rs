@@ -6,6 +6,7 @@ mod archive;
 mod archiving;
 mod authentication;
 mod base_backup;
+mod incremental;
 mod majors;
 mod pages;
 mod recovery;

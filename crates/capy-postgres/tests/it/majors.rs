@@ -46,7 +46,12 @@ fn server(major: u32) -> Cluster {
 async fn start(cluster: &Cluster, include_wal: bool) -> Source {
     let text = format!("{} user=postgres", cluster.address());
     let settings = ConnectSettings::parse(&text, |_| None).unwrap();
-    let options = BaseBackupOptions { label: "it's ours".to_owned(), fast_checkpoint: true, include_wal };
+    let options = BaseBackupOptions {
+        label: "it's ours".to_owned(),
+        fast_checkpoint: true,
+        include_wal,
+        incremental_from: None,
+    };
     let source = ReplicationSource::start(&Ctx::default(), &settings, &options).await;
     let source = source.unwrap_or_else(|error| panic!("PostgreSQL {}: {error}", cluster.major()));
     Source::Replication(Box::new(source))

@@ -134,7 +134,12 @@ async fn base_backup(source: &Cluster) -> TempDir {
         return place;
     }
     let settings = ConnectSettings::parse(&format!("{} user=postgres", source.address()), |_| None).unwrap();
-    let options = BaseBackupOptions { label: "test".to_owned(), fast_checkpoint: true, include_wal: false };
+    let options = BaseBackupOptions {
+        label: "test".to_owned(),
+        fast_checkpoint: true,
+        include_wal: false,
+        incremental_from: None,
+    };
     let stream = ReplicationSource::start(&Ctx::default(), &settings, &options).await.unwrap();
     let archives = receive(&mut Source::Replication(Box::new(stream))).await.unwrap();
     unpack(&archives[0], place.path());

@@ -205,7 +205,12 @@ async fn a_whole_backup_goes_through_tls_with_a_scram_password() {
     cluster.sql("create role backup login superuser password 'secret'");
     let rest = format!("sslmode=verify-full sslrootcert={} password=secret", text(&authority.certificate()));
     let settings = ConnectSettings { user: "backup".to_owned(), ..settings(&cluster, "localhost", &rest) };
-    let options = BaseBackupOptions { label: "tls".to_owned(), fast_checkpoint: true, include_wal: true };
+    let options = BaseBackupOptions {
+        label: "tls".to_owned(),
+        fast_checkpoint: true,
+        include_wal: true,
+        incremental_from: None,
+    };
     let source = ReplicationSource::start(&Ctx::default(), &settings, &options).await.unwrap();
     let mut source = Source::Replication(Box::new(source));
     assert!(!source.facts().settings.is_empty(), "plain SQL went through TLS too");

@@ -50,6 +50,7 @@ impl PostgresSource {
             label: self.server_label,
             fast_checkpoint: self.checkpoint == Checkpoint::Fast,
             include_wal: self.include_wal,
+            incremental_from: None,
         };
         Ok(Source::Replication(Box::new(ReplicationSource::start(ctx, &self.settings, &options).await?)))
     }
