@@ -248,8 +248,11 @@ mod tests {
         bytes
     }
 
-    /// Reads in pieces of at most `piece` bytes: the header, and number and first byte of each block.
-    fn read(bytes: &[u8], piece: usize) -> Result<(IncrementalHeader, Vec<(u32, Vec<u8>)>), String> {
+    /// The header, and each block with its number.
+    type Whole = (IncrementalHeader, Vec<(u32, Vec<u8>)>);
+
+    /// Reads in pieces of at most `piece` bytes.
+    fn read(bytes: &[u8], piece: usize) -> Result<Whole, String> {
         let mut reader = IncrementalReader::new(bytes.len() as u64);
         let (mut header, mut blocks) = (None, Vec::<(u32, Vec<u8>)>::new());
         for mut part in bytes.chunks(piece) {
