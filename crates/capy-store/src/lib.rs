@@ -89,5 +89,5 @@ pub use wal::{
 };
 pub use wal::{
     ArchivedEvent, BackupWindows, FetchedWal, PushOutcome, PushedWal, RecoveryChoice, RecoveryWindow,
-    TimelineWal, WalRun, WalWindows,
+    TimelineWal, TransactionMoment, WalMoment, WalRun, WalWindows,
 };

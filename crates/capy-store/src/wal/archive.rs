@@ -200,7 +200,7 @@ impl Reach<'_> {
     }
 }
 
-fn latest_time(facts: &SegmentFacts) -> Option<Timestamp> {
+pub(super) fn latest_time(facts: &SegmentFacts) -> Option<Timestamp> {
     let commit = facts.times.map(|(_, latest)| latest);
     facts.events.iter().filter_map(|event| event.time).chain(commit).max()
 }

@@ -13,6 +13,7 @@ pub(crate) mod archive;
 mod events;
 mod facts;
 mod fetch;
+mod moment;
 mod push;
 mod retention;
 mod spool;
@@ -25,6 +26,7 @@ mod tests;
 pub use ahead::{AheadBudget, AheadReport, FetchAhead};
 pub use events::ArchivedEvent;
 pub use fetch::FetchedWal;
+pub use moment::{TransactionMoment, WalMoment};
 pub use push::{PushOutcome, PushedWal};
 pub use spool::{
     ArchiveStatus, FailingWal, SegmentRates, ServerWal, Spool, SpoolEnd, SpoolFault, SpoolOptions,

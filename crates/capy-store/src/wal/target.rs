@@ -285,7 +285,7 @@ impl Repository {
     }
 
     /// Every commit and abort whose record lies whole in a segment.
-    async fn transaction_ends(&self, archive: &Archive, name: SegmentName) -> Result<Vec<End>> {
+    pub(super) async fn transaction_ends(&self, archive: &Archive, name: SegmentName) -> Result<Vec<End>> {
         let file = WalFile::from(name);
         let bytes = self.repo.get_wal(&archive.cluster, &file).await?.bytes;
         let scan = move || {
@@ -327,9 +327,9 @@ fn ends_before(reach: &Reach<'_>, why: String) -> Served {
 }
 
 /// The end of a transaction.
-struct End {
-    lsn: Lsn,
-    time: Timestamp,
+pub(super) struct End {
+    pub(super) lsn: Lsn,
+    pub(super) time: Timestamp,
     xid: Option<u32>,
 }
 

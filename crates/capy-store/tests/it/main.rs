@@ -8,6 +8,7 @@ mod base_tar;
 mod expire;
 mod fixture;
 mod made_wal;
+mod moment;
 mod restore;
 mod restore_point;
 mod verify;

@@ -7,6 +7,7 @@ mod prefetch;
 mod push;
 mod spool;
 mod status;
+mod when;
 mod windows;
 
 use clap::{Args, Subcommand};
@@ -37,6 +38,7 @@ enum WalCommand {
     Status(status::StatusArgs),
     Windows(windows::WindowsArgs),
     Events(events::EventsArgs),
+    When(when::WhenArgs),
     #[command(hide = true)]
     SpoolWorker(spool::WorkerArgs),
     #[command(hide = true)]
@@ -51,6 +53,7 @@ pub(crate) async fn run(args: WalArgs, session: &mut Session) -> anyhow::Result<
         WalCommand::Status(args) => status::run(args, session).await,
         WalCommand::Windows(args) => windows::run(args, session).await,
         WalCommand::Events(args) => events::run(args, session).await,
+        WalCommand::When(args) => when::run(args, session).await,
         WalCommand::SpoolWorker(args) => spool::run_worker(args, session).await,
         WalCommand::PrefetchWorker(args) => prefetch::run(args, session).await,
     }
