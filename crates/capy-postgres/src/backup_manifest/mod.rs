@@ -10,11 +10,13 @@
 //! Source: PostgreSQL documentation, chapter "Backup Manifest Format"; `parse_manifest.c`.
 
 mod checksum;
+mod draft;
 mod error;
 mod json;
 mod parser;
 
 pub use checksum::{ChecksumAlgorithm, FileChecksum, FileHasher};
+pub use draft::{ManifestDraft, ManifestText};
 pub use error::ManifestError;
 pub use parser::ManifestParser;
 
