@@ -65,10 +65,11 @@ pub enum PostgresError {
     /// A recovery that cannot be.
     #[error(transparent)]
     Recovery(#[from] RecoveryPlanError),
-    /// The entries of a `pg_wal.tar` do not fit into the base archive.
+    /// The entries of a `pg_wal.tar` do not fit into the base archive, or a file of a data directory
+    /// has no form in a tar.
     #[error("{what}: {source}")]
     WalTar {
-        /// The file.
+        /// The file or directory.
         what: String,
         /// What is wrong.
         source: TarWriteError,
@@ -80,6 +81,26 @@ pub enum PostgresError {
         path: String,
         /// What is missing or in the way.
         problem: String,
+    },
+    /// A directory that is not the one the server works on.
+    #[error("not the data directory of the server: {path}: {problem}")]
+    NotTheServersDirectory {
+        /// The directory.
+        path: String,
+        /// What shows it.
+        problem: String,
+    },
+    /// WAL that a backup needs was removed while it was taken.
+    #[error("WAL segment {segment}, which the backup needs, is gone from pg_wal")]
+    WalRemoved {
+        /// Its name.
+        segment: String,
+    },
+    /// What a standby follows went over to another timeline in the middle of a backup.
+    #[error("the standby went over to timeline {timeline} in the middle of the backup")]
+    TimelineChanged {
+        /// The new timeline.
+        timeline: u32,
     },
     /// A connection string that makes no sense.
     #[error("connection settings: {problem}")]
@@ -215,16 +236,20 @@ impl PostgresError {
             Self::Control(source) => source.kind(),
             Self::Recovery(source) => source.kind(),
             Self::WalTar { .. } | Self::Conninfo { .. } | Self::Unsupported { .. } => ErrorKind::Invalid,
-            Self::Connect { .. } | Self::ConnectionLost { .. } => ErrorKind::Unavailable,
+            Self::Connect { .. }
+            | Self::ConnectionLost { .. }
+            | Self::WalRemoved { .. }
+            | Self::TimelineChanged { .. } => ErrorKind::Unavailable,
             Self::Tls { .. } => ErrorKind::Denied,
             Self::Protocol { .. } => ErrorKind::Corrupt,
             Self::Sql { source, .. } => {
                 source.code().map_or(ErrorKind::Unavailable, |code| kind_of(code.code()))
             }
             Self::Server(error) => kind_of(&error.code),
-            Self::Empty { .. } | Self::Compressed { .. } | Self::NotATarDirectory { .. } => {
-                ErrorKind::Invalid
-            }
+            Self::Empty { .. }
+            | Self::Compressed { .. }
+            | Self::NotATarDirectory { .. }
+            | Self::NotTheServersDirectory { .. } => ErrorKind::Invalid,
         }
     }
 }

@@ -38,6 +38,6 @@ pub use server::{
     slots_advice,
 };
 pub use source::{
-    ArchiveKind, ArchiveStart, CollationFacts, ReplicationSource, Source, SourceEvent, SourceFacts,
-    TablespaceFacts,
+    ArchiveKind, ArchiveStart, CollationFacts, LocalOptions, LocalSource, ReplicationSource, Source,
+    SourceEvent, SourceFacts, TablespaceFacts,
 };

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use capy_types::SegmentSize;
+use capy_types::{SegmentSize, SystemId};
 use tokio_postgres::Client;
 
 use super::SqlConnection;
@@ -89,6 +89,43 @@ pub(crate) async fn facts_over_sql(
             source: std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer within the connect timeout"),
         }),
     }
+}
+
+/// What a session of plain SQL can learn by itself, and what is worth telling the operator of a
+/// backup that needs no replication.
+pub(super) async fn facts_of_session(
+    connection: &SqlConnection,
+) -> Result<(SourceFacts, Vec<Advice>), PostgresError> {
+    let row = connection
+        .row(
+            "select current_setting('server_version_num'), current_setting('server_version'),
+                    current_setting('block_size'), current_setting('wal_segment_size'),
+                    current_setting('data_checksums'), system_identifier::text
+             from pg_control_system()",
+            &[],
+        )
+        .await?;
+    let text = |column: usize| row.get::<_, String>(column);
+    if text(2) != PAGE_SIZE_BYTES.to_string() {
+        return Err(PostgresError::Unsupported {
+            what: format!("a server with pages of {} bytes", text(2)),
+            advice: "only the standard 8192 are supported",
+        });
+    }
+    let system_id: u64 = text(5).parse().map_err(|_| connection.nonsense(&text(5), "pg_control_system()"))?;
+    let mut facts = SourceFacts {
+        system_id: Some(SystemId::from_u64(system_id)),
+        version_num: text(0).parse().ok(),
+        version: Some(text(1)),
+        segment_size: bytes_of(&text(3)).and_then(|bytes| SegmentSize::try_from(bytes).ok()),
+        data_checksums: Some(text(4) == "on"),
+        ..SourceFacts::default()
+    };
+    let client = connection.client();
+    read(client, &mut facts).await.map_err(|source| connection.failed(source))?;
+    let advice =
+        preflight::common_advice(client, &facts).await.map_err(|source| connection.failed(source))?;
+    Ok((facts, advice))
 }
 
 async fn read(client: &Client, facts: &mut SourceFacts) -> Result<(), tokio_postgres::Error> {

@@ -3,6 +3,7 @@
 
 mod archiving;
 mod archiving_advice;
+mod backup_session;
 mod facts;
 mod preflight;
 mod slots;
@@ -13,6 +14,7 @@ pub use archiving::{
     WalSwitch,
 };
 pub use archiving_advice::{archiver_advice, archiving_advice};
+pub(crate) use backup_session::{BackupSession, Stopped};
 pub(crate) use facts::{facts_over_replication, facts_over_sql};
 pub(crate) use preflight::advice_of;
 pub use preflight::{Advice, Severity};

@@ -30,10 +30,32 @@ pub(crate) fn advice_of(severity: Severity, subject: &str, message: impl Into<St
     Advice { subject: subject.to_owned(), severity, message: message.into() }
 }
 
-/// Looks at settings, roles and relations.
+/// Looks at settings, roles and relations, for a backup over the replication protocol.
 pub(super) async fn advice(
     client: &Client,
     settings: &ConnectSettings,
+    facts: &SourceFacts,
+) -> Result<Vec<Advice>, tokio_postgres::Error> {
+    let mut all = Vec::new();
+    if facts.settings.get("max_wal_senders").map(String::as_str) == Some("0") {
+        all.push(advice_of(Severity::Warning, "max_wal_senders", "0: no replication connection is possible"));
+    }
+    let role =
+        client.query_one("select rolreplication or rolsuper from pg_roles where rolname = current_user", &[]);
+    if !role.await?.get::<_, bool>(0) {
+        all.push(advice_of(
+            Severity::Warning,
+            &format!("role {}", settings.user),
+            "may not replicate: alter role … replication",
+        ));
+    }
+    all.extend(common_advice(client, facts).await?);
+    Ok(all)
+}
+
+/// What matters however the files are read.
+pub(super) async fn common_advice(
+    client: &Client,
     facts: &SourceFacts,
 ) -> Result<Vec<Advice>, tokio_postgres::Error> {
     let mut all = Vec::new();
@@ -50,18 +72,6 @@ pub(super) async fn advice(
             Severity::Warning,
             "full_page_writes",
             "off: a backup from a standby needs it on at the primary",
-        ));
-    }
-    if setting("max_wal_senders") == Some("0") {
-        all.push(advice_of(Severity::Warning, "max_wal_senders", "0: no replication connection is possible"));
-    }
-    let role =
-        client.query_one("select rolreplication or rolsuper from pg_roles where rolname = current_user", &[]);
-    if !role.await?.get::<_, bool>(0) {
-        all.push(advice_of(
-            Severity::Warning,
-            &format!("role {}", settings.user),
-            "may not replicate: alter role … replication",
         ));
     }
     if let Some(unlogged) = unlogged_tables(client).await? {

@@ -16,12 +16,24 @@ pub(super) const BUFFER_BYTES: usize = 1024 * 1024;
 const IDLE_MAX: usize = super::reader::READ_AHEAD_BUFFERS + 2;
 
 /// A pool of equal buffers.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct BufferPool {
     idle: Arc<Mutex<Vec<Box<[u8]>>>>,
+    idle_max: usize,
+}
+
+impl Default for BufferPool {
+    fn default() -> Self {
+        Self::keeping(IDLE_MAX)
+    }
 }
 
 impl BufferPool {
+    /// A pool that keeps so many idle buffers.
+    pub(super) fn keeping(idle_max: usize) -> Self {
+        Self { idle: Arc::default(), idle_max }
+    }
+
     /// An idle buffer, or a new one. Its content is whatever was in it.
     pub(super) fn take(&self) -> Buffer {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -67,7 +79,7 @@ impl AsRef<[u8]> for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < IDLE_MAX {
+        if idle.len() < self.pool.idle_max {
             idle.push(std::mem::take(&mut self.bytes));
         }
     }

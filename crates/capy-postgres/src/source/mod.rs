@@ -16,12 +16,14 @@ use crate::PostgresError;
 
 mod buffer;
 mod directory;
+mod local;
 mod reader;
 mod replication;
 mod stream;
 mod tar;
 mod wal_tar;
 
+pub use local::{LocalOptions, LocalSource};
 pub use replication::ReplicationSource;
 pub use stream::StreamSource;
 pub use tar::TarSource;
@@ -133,6 +135,8 @@ pub struct SourceFacts {
 pub enum Source {
     /// A running server.
     Replication(Box<ReplicationSource>),
+    /// The files of a running server, read in their places.
+    Local(Box<LocalSource>),
     /// Tar files, a directory of them, or tar on standard input.
     Tar(TarSource),
     /// Any other bytes.
@@ -148,6 +152,7 @@ impl Source {
     pub async fn next(&mut self) -> Result<Option<SourceEvent>, PostgresError> {
         match self {
             Self::Replication(source) => source.next().await,
+            Self::Local(source) => source.next().await,
             Self::Tar(source) => source.next().await,
             Self::Stream(source) => source.next().await,
         }
@@ -158,6 +163,7 @@ impl Source {
     pub fn total_bytes(&self) -> Option<u64> {
         match self {
             Self::Replication(source) => source.total_bytes(),
+            Self::Local(source) => source.total_bytes(),
             Self::Tar(source) => source.total_bytes(),
             Self::Stream(source) => source.total_bytes(),
         }
@@ -168,6 +174,7 @@ impl Source {
     pub fn facts(&self) -> SourceFacts {
         match self {
             Self::Replication(source) => source.facts(),
+            Self::Local(source) => source.facts(),
             Self::Tar(source) => source.facts(),
             Self::Stream(_) => SourceFacts::default(),
         }

@@ -7,6 +7,7 @@ mod archiving;
 mod authentication;
 mod base_backup;
 mod incremental;
+mod local;
 mod majors;
 mod pages;
 mod recovery;
