@@ -144,7 +144,22 @@ fn wal_range(timeline: TimelineId, start: Lsn, stop: Option<Lsn>, size: SegmentS
 
 impl From<PostgresError> for Error {
     fn from(error: PostgresError) -> Self {
-        Self::wrap(error.kind(), error)
+        let hint = match &error {
+            PostgresError::NotTheServersDirectory { .. } => {
+                Some("give the directory that `show data_directory` names on that server")
+            }
+            PostgresError::WalRemoved { .. } => Some(
+                "let a slot keep it (a free max_replication_slots, a role with REPLICATION), raise \
+                 wal_keep_size, or leave the WAL to the archive",
+            ),
+            PostgresError::TimelineChanged { .. } => Some("take the backup again"),
+            _ => None,
+        };
+        let wrapped = Self::wrap(error.kind(), error);
+        match hint {
+            Some(hint) => wrapped.with_hint(hint),
+            None => wrapped,
+        }
     }
 }
 

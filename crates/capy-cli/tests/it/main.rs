@@ -6,6 +6,7 @@ mod documents;
 mod errors;
 mod harness;
 mod interruptions;
+mod local;
 mod postgres;
 mod recovery;
 mod restore_point;

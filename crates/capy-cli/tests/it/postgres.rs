@@ -5,9 +5,9 @@ use crate::harness::Cli;
 use crate::server::{Server, open_to_all, run, text};
 
 /// Tables whose content the restored server must show again.
-const COUNT: &str = "select count(*), sum(hashtext(t::text)) from";
+pub(crate) const COUNT: &str = "select count(*), sum(hashtext(t::text)) from";
 
-fn fill(server: &Server) {
+pub(crate) fn fill(server: &Server) {
     server.sql("create table documents as select g, md5(g::text) x from generate_series(1, 50000) g");
     server.sql(&format!("create database \"{}\"", "n".repeat(63)));
     server.sql("create database empty");
@@ -17,7 +17,7 @@ fn fill(server: &Server) {
 }
 
 /// `tablespaces` in directories of the server's own, a table in each.
-fn add_tablespaces(server: &Server, names: &[&str]) {
+pub(crate) fn add_tablespaces(server: &Server, names: &[&str]) {
     for name in names {
         let place = server.directory(name);
         server.sql(&format!("create tablespace {name} location '{}'", text(&place)));
@@ -26,7 +26,7 @@ fn add_tablespaces(server: &Server, names: &[&str]) {
 }
 
 /// What a restored directory must pass: PostgreSQL's own check, a start, and the same rows.
-fn proves_whole(cli: &Cli, target: &std::path::Path, tables: &[(&str, String)]) {
+pub(crate) fn proves_whole(cli: &Cli, target: &std::path::Path, tables: &[(&str, String)]) {
     run("pg_verifybackup", &["-q", text(target)]);
     let socket = cli.path("socket");
     std::fs::create_dir_all(&socket).expect("made");
@@ -42,7 +42,7 @@ fn proves_whole(cli: &Cli, target: &std::path::Path, tables: &[(&str, String)]) 
     );
 }
 
-fn rows(server: &Server, tables: &[&'static str]) -> Vec<(&'static str, String)> {
+pub(crate) fn rows(server: &Server, tables: &[&'static str]) -> Vec<(&'static str, String)> {
     tables.iter().map(|table| (*table, server.sql(&format!("{COUNT} {table} t")))).collect()
 }
 

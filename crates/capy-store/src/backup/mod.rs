@@ -115,7 +115,7 @@ impl Repository {
         let id = options.id.clone().unwrap_or_else(|| BackupId::generate(created_at, self.entropy()));
         let key = BackupKey { cluster: options.cluster.clone(), id };
         cancellable(ctx, self.refuse_taken(&key)).await?;
-        let source = cancellable(ctx, source.open(ctx)).await?;
+        let source = cancellable(ctx, source.open(ctx, options.check_pages)).await?;
         let pages = Arc::new(PageChecker::default());
         let mut ingest_options = IngestOptions::new(key.clone());
         ingest_options.jobs = options.jobs.unwrap_or(ingest_options.jobs);

@@ -1,6 +1,10 @@
 //! A running server as the source of a backup.
 
-use capy_postgres::{BaseBackupOptions, ConnectSettings, ReplicationSource, Source};
+use std::path::PathBuf;
+
+use capy_postgres::{
+    BaseBackupOptions, ConnectSettings, LocalOptions, LocalSource, ReplicationSource, Source,
+};
 use capy_types::Ctx;
 
 use crate::Result;
@@ -15,6 +19,9 @@ pub enum Checkpoint {
     Spread,
 }
 
+/// Most threads that read: each holds a buffer of 1 MiB.
+const READING_THREADS_MAX: usize = 8;
+
 /// A running server, and how to ask it for a base backup.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -27,6 +34,12 @@ pub struct PostgresSource {
     pub checkpoint: Checkpoint,
     /// The label in `backup_label`; the server shows it while the backup runs.
     pub server_label: String,
+    /// The server's data directory as this host sees it: then its files are read in their places, by
+    /// several threads, between the beginning and the end of a low-level backup, instead of being
+    /// sent over the replication protocol. What is stored is the same. The role needs the right to
+    /// call `pg_backup_start` and `pg_backup_stop` (`pg_start_backup` and `pg_stop_backup` before
+    /// 15), and this process the right to read the files.
+    pub data_directory: Option<PathBuf>,
 }
 
 impl PostgresSource {
@@ -42,16 +55,41 @@ impl PostgresSource {
             include_wal: true,
             checkpoint: Checkpoint::default(),
             server_label: "capy-store".to_owned(),
+            data_directory: None,
         })
     }
 
-    pub(super) async fn open(self, ctx: &Ctx) -> Result<Source> {
-        let options = BaseBackupOptions {
-            label: self.server_label,
-            fast_checkpoint: self.checkpoint == Checkpoint::Fast,
-            include_wal: self.include_wal,
-            incremental_from: None,
-        };
-        Ok(Source::Replication(Box::new(ReplicationSource::start(ctx, &self.settings, &options).await?)))
+    /// `check_pages`: whether the pages will be checked; then those read while they were being
+    /// written are read again.
+    pub(super) async fn open(self, ctx: &Ctx, check_pages: bool) -> Result<Source> {
+        let fast_checkpoint = self.checkpoint == Checkpoint::Fast;
+        Ok(match self.data_directory {
+            Some(data_directory) => {
+                let options = LocalOptions {
+                    data_directory,
+                    label: self.server_label,
+                    fast_checkpoint,
+                    include_wal: self.include_wal,
+                    check_pages,
+                    threads: reading_threads(),
+                };
+                Source::Local(Box::new(LocalSource::start(ctx, &self.settings, &options).await?))
+            }
+            None => {
+                let options = BaseBackupOptions {
+                    label: self.server_label,
+                    fast_checkpoint,
+                    include_wal: self.include_wal,
+                    incremental_from: None,
+                };
+                Source::Replication(Box::new(ReplicationSource::start(ctx, &self.settings, &options).await?))
+            }
+        })
     }
+}
+
+/// Threads that read a server's files: from the page cache as many as there are processors would
+/// only take them from those who hash; from a disk a few requests at once are what it wants.
+fn reading_threads() -> usize {
+    std::thread::available_parallelism().map_or(2, std::num::NonZero::get).clamp(2, READING_THREADS_MAX)
 }

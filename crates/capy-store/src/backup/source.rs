@@ -31,7 +31,7 @@ enum Kind {
 }
 
 impl BackupSource {
-    /// A running server, over its replication protocol.
+    /// A running server, over its replication protocol or by its files.
     #[must_use]
     pub fn postgres(source: PostgresSource) -> Self {
         Self(Kind::Postgres(Box::new(source)))
@@ -63,10 +63,10 @@ impl BackupSource {
         Self(Kind::Stream(name.into(), Box::new(reader)))
     }
 
-    /// Opens it.
-    pub(super) async fn open(self, ctx: &Ctx) -> Result<Source> {
+    /// Opens it. `check_pages`: whether the pages will be checked.
+    pub(super) async fn open(self, ctx: &Ctx, check_pages: bool) -> Result<Source> {
         Ok(match self.0 {
-            Kind::Postgres(source) => source.open(ctx).await?,
+            Kind::Postgres(source) => source.open(ctx, check_pages).await?,
             Kind::Tar(path) => Source::Tar(TarSource::open(&path)?),
             Kind::TarStdin => Source::Tar(TarSource::from_stdin()?),
             Kind::TarReader(reader) => Source::Tar(TarSource::from_reader(reader, "the tar")),
