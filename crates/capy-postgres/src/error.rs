@@ -275,6 +275,8 @@ fn kind_of(code: &str) -> ErrorKind {
         // Invalid authorization, insufficient privilege.
         Some("28") => ErrorKind::Denied,
         _ if code == "42501" => ErrorKind::Denied,
+        // WAL or a file that was removed: waiting does not bring it back.
+        _ if code == "58P01" => ErrorKind::NotFound,
         // Connection trouble, too many connections, shutting down, starting up.
         Some("08" | "53" | "57" | "58") => ErrorKind::Unavailable,
         _ => ErrorKind::Invalid,

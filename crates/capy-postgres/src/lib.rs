@@ -29,8 +29,8 @@ pub use error::{PostgresError, ServerError};
 pub use replication::base_backup_from_script;
 pub use replication::{
     BaseBackupOptions, HISTORY_MAX_BYTES, HistoryEntry, HistoryError, HistoryFile, ReplicationConnection,
-    SlotCreation, SlotName, SlotState, StreamRefusal, SystemIdentity, TimelineHistory, WalEvent, WalStream,
-    WalStreamSettings,
+    SlotCreation, SlotName, SlotState, StreamEvent, StreamRefusal, SystemIdentity, TimelineHistory,
+    WalStream, WalStreamSettings,
 };
 pub use server::{
     Advice, ArchiveMode, ArchiverEvent, ArchiverState, ArchivingPrivileges, ArchivingSettings, Severity,

@@ -15,7 +15,7 @@ mod wire;
 pub use base_backup::BaseBackupOptions;
 pub(crate) use base_backup::{BaseBackup, BaseBackupEvent};
 pub use connection::{ReplicationConnection, SystemIdentity};
-pub use physical::{WalEvent, WalStream, WalStreamSettings};
+pub use physical::{StreamEvent, WalStream, WalStreamSettings};
 pub use refusal::StreamRefusal;
 #[doc(hidden)]
 pub use scripted::base_backup_from_script;

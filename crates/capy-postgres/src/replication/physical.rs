@@ -6,7 +6,7 @@
 //! what was received); a position is reported as flushed only because the caller said so; nothing
 //! waits longer than the silence timeout for a server that says nothing; dropping a future of
 //! [`WalStream::next`] loses no event. At most one message of ours waits to be sent, and received
-//! bytes are held by the one read buffer and by whoever keeps a [`WalEvent`].
+//! bytes are held by the one read buffer and by whoever keeps a [`StreamEvent`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,7 +48,7 @@ impl WalStreamSettings {
 
 /// One thing the server told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WalEvent {
+pub enum StreamEvent {
     /// A piece of WAL, right after the one before.
     Data {
         /// The position of its first byte.
@@ -121,7 +121,7 @@ pub struct WalStream {
     asked: Option<Instant>,
     state: State,
     /// A keepalive whose answer is still to be sent.
-    ready: Option<WalEvent>,
+    ready: Option<StreamEvent>,
 }
 
 impl std::fmt::Debug for WalStream {
@@ -140,7 +140,7 @@ impl ReplicationConnection {
     /// Starts streaming. `clock` stamps the reports.
     ///
     /// A start that is exactly where the server left the timeline gives a stream whose first event
-    /// is [`WalEvent::TimelineEnd`].
+    /// is [`StreamEvent::TimelineEnd`].
     ///
     /// # Errors
     /// The server's: [`PostgresError::stream_refusal`] tells the known cases apart. That the WAL has
@@ -192,7 +192,7 @@ impl WalStream {
         self.timeline
     }
 
-    /// The end of what was received: where the next [`WalEvent::Data`] starts.
+    /// The end of what was received: where the next [`StreamEvent::Data`] starts.
     #[must_use]
     pub const fn received(&self) -> Lsn {
         self.received
@@ -211,7 +211,7 @@ impl WalStream {
     ///
     /// # Cancellation
     /// Safe: no event is lost, and the timeout goes on.
-    pub async fn next(&mut self) -> Result<WalEvent, PostgresError> {
+    pub async fn next(&mut self) -> Result<StreamEvent, PostgresError> {
         let event = self.advance().await;
         if event.is_err() {
             self.state = State::Failed;
@@ -219,7 +219,7 @@ impl WalStream {
         event
     }
 
-    async fn advance(&mut self) -> Result<WalEvent, PostgresError> {
+    async fn advance(&mut self) -> Result<StreamEvent, PostgresError> {
         loop {
             self.check_usable()?;
             self.flush().await?;
@@ -227,7 +227,7 @@ impl WalStream {
                 return Ok(event);
             }
             if let State::Ended(Switch { next_timeline, switch_lsn }) = self.state {
-                return Ok(WalEvent::TimelineEnd { next_timeline, switch_lsn });
+                return Ok(StreamEvent::TimelineEnd { next_timeline, switch_lsn });
             }
             let message = self.hear().await?;
             if !matches!(self.state, State::Streaming) {
@@ -244,7 +244,7 @@ impl WalStream {
     ///
     /// A server that shuts down in good order waits until all WAL is reported as flushed (as written,
     /// while nothing was ever reported as flushed): who never reports holds it up.
-    /// After [`WalEvent::TimelineEnd`] the server takes no reports, and this does nothing.
+    /// After [`StreamEvent::TimelineEnd`] the server takes no reports, and this does nothing.
     ///
     /// # Errors
     /// `ConnectionLost` (Unavailable) when the server takes nothing for half the silence timeout, or
@@ -361,11 +361,11 @@ impl WalStream {
 
     /// A message of the copy. WAL is handed on at once: nothing may come between counting it as
     /// received and the caller's having it.
-    fn streaming(&mut self, message: Message) -> Result<Option<WalEvent>, PostgresError> {
+    fn streaming(&mut self, message: Message) -> Result<Option<StreamEvent>, PostgresError> {
         match message.tag {
             b'd' => {
                 let event = self.event(message.body)?;
-                if !matches!(event, WalEvent::Keepalive { reply_requested: true, .. }) {
+                if !matches!(event, StreamEvent::Keepalive { reply_requested: true, .. }) {
                     return Ok(Some(event));
                 }
                 self.queue_status(false)?;
@@ -421,7 +421,7 @@ impl WalStream {
     }
 
     /// Reads WAL data or a keepalive.
-    fn event(&mut self, mut body: Bytes) -> Result<WalEvent, PostgresError> {
+    fn event(&mut self, mut body: Bytes) -> Result<StreamEvent, PostgresError> {
         let short = |_| PostgresError::protocol("a message of the WAL stream is cut short".to_owned());
         match body.try_get_u8().map_err(short)? {
             b'w' => {
@@ -439,9 +439,9 @@ impl WalStream {
                         )));
                     }
                 }
-                Ok(WalEvent::Data { start, server_end, server_time, bytes: body })
+                Ok(StreamEvent::Data { start, server_end, server_time, bytes: body })
             }
-            b'k' => Ok(WalEvent::Keepalive {
+            b'k' => Ok(StreamEvent::Keepalive {
                 server_end: Lsn::from_u64(body.try_get_u64().map_err(short)?),
                 server_time: timestamp(body.try_get_i64().map_err(short)?),
                 reply_requested: body.try_get_u8().map_err(short)? != 0,

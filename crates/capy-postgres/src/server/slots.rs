@@ -4,8 +4,9 @@ use super::SqlConnection;
 use super::preflight::{Advice, Severity, advice_of};
 use crate::PostgresError;
 
-/// Log that an abandoned slot may hold before it is more than a remark, in bytes.
-const HELD_MAX_BYTES: u64 = 1 << 30;
+/// Log that an abandoned slot may hold before it is more than a remark, in bytes: a segment of the usual
+/// size, which the server would keep without it.
+const HELD_MAX_BYTES: u64 = 16 << 20;
 
 /// A replication slot of any kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +64,8 @@ fn advice(slot: &SlotInfo) -> Option<Advice> {
     let held = slot.held_bytes.filter(|_| !slot.is_active)?;
     let severity = if held > HELD_MAX_BYTES { Severity::Warning } else { Severity::Note };
     let message = format!(
-        "nobody reads it, and it holds {} MiB of WAL back; start its reader, or {drop}",
+        "nobody reads it, and it holds {} MiB of WAL back, more with every minute; start its reader (a standby, or \
+         `capy-store wal receive`), or {drop}",
         held.div_ceil(1 << 20)
     );
     Some(advice_of(severity, &subject, message))

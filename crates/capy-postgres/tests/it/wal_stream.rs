@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use capy_postgres::{
-    ConnectSettings, HistoryFile, PostgresError, ReplicationConnection, SlotCreation, SlotName,
-    StreamRefusal, TimelineHistory, WalEvent, WalStream, WalStreamSettings,
+    ConnectSettings, HistoryFile, PostgresError, ReplicationConnection, SlotCreation, SlotName, StreamEvent,
+    StreamRefusal, TimelineHistory, WalStream, WalStreamSettings,
 };
 use capy_testkit::postgres::{Cluster, majors, text};
 use capy_types::{ErrorKind, Lsn, SegmentName, SegmentSize, SystemClock, TimelineId};
@@ -42,7 +42,7 @@ async fn stream(cluster: &Cluster, settings: &WalStreamSettings) -> WalStream {
     try_stream(cluster, settings).await.unwrap()
 }
 
-async fn next(stream: &mut WalStream) -> Result<WalEvent, PostgresError> {
+async fn next(stream: &mut WalStream) -> Result<StreamEvent, PostgresError> {
     timeout(PATIENCE, stream.next()).await.expect("an event in time")
 }
 
@@ -50,7 +50,7 @@ async fn next(stream: &mut WalStream) -> Result<WalEvent, PostgresError> {
 async fn receive_to(stream: &mut WalStream, end: Lsn) -> Vec<u8> {
     let mut all = Vec::new();
     while stream.received() < end {
-        if let WalEvent::Data { start, bytes, server_end, .. } = next(stream).await.unwrap() {
+        if let StreamEvent::Data { start, bytes, server_end, .. } = next(stream).await.unwrap() {
             assert_eq!(start.as_u64() + bytes.len() as u64, stream.received().as_u64());
             assert!(server_end >= stream.received());
             all.extend_from_slice(&bytes);
@@ -154,7 +154,7 @@ async fn a_stream_whose_reader_is_cancelled_all_the_time_is_whole() {
     while stream.received() < first.next().next().next().start() {
         tokio::select! {
             biased;
-            event = stream.next() => if let WalEvent::Data { bytes, .. } = event.unwrap() {
+            event = stream.next() => if let StreamEvent::Data { bytes, .. } = event.unwrap() {
                 received.extend_from_slice(&bytes);
             },
             () = tokio::task::yield_now() => cancelled += 1,
@@ -343,9 +343,9 @@ async fn a_promotion_ends_the_timeline_and_the_next_one_goes_on() {
     assert_eq!(standby.sql("select pg_promote()"), "t");
     let (next_timeline, switch_lsn) = loop {
         match next(&mut stream).await.unwrap() {
-            WalEvent::Data { bytes, .. } => received.extend_from_slice(&bytes),
-            WalEvent::Keepalive { .. } => {}
-            WalEvent::TimelineEnd { next_timeline, switch_lsn } => break (next_timeline, switch_lsn),
+            StreamEvent::Data { bytes, .. } => received.extend_from_slice(&bytes),
+            StreamEvent::Keepalive { .. } => {}
+            StreamEvent::TimelineEnd { next_timeline, switch_lsn } => break (next_timeline, switch_lsn),
         }
     };
     assert_eq!(next_timeline, TimelineId::from_u32(2));
@@ -378,7 +378,7 @@ async fn a_promotion_ends_the_timeline_and_the_next_one_goes_on() {
         let mut stream = try_stream(&standby, &from(start)).await.unwrap();
         let again = receive_to(&mut stream, switch_lsn).await;
         assert!(received.ends_with(&again) || again == received[..again.len()]);
-        assert_eq!(next(&mut stream).await.unwrap(), WalEvent::TimelineEnd { next_timeline, switch_lsn });
+        assert_eq!(next(&mut stream).await.unwrap(), StreamEvent::TimelineEnd { next_timeline, switch_lsn });
         assert_eq!(stream.received(), switch_lsn);
     }
 }
@@ -432,7 +432,7 @@ async fn an_idle_server_is_alive_and_a_frozen_one_is_lost() {
     let mut signs = 0;
     while idle.elapsed() < SILENCE * 2 {
         let event = next(&mut stream).await.unwrap();
-        signs += u32::from(matches!(event, WalEvent::Keepalive { reply_requested: false, .. }));
+        signs += u32::from(matches!(event, StreamEvent::Keepalive { reply_requested: false, .. }));
     }
     assert!(signs >= 2, "{signs} signs of life");
 

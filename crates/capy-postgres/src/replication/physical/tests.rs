@@ -94,13 +94,13 @@ async fn data_and_keepalives_are_told_and_asked_answers_are_given() {
     let (mut stream, mut server) =
         streaming(vec![wal(100, b"abc"), wal(103, b""), wal(103, b"d"), keepalive(false), keepalive(true)])
             .await;
-    let data = |start, bytes: &'static [u8]| WalEvent::Data {
+    let data = |start, bytes: &'static [u8]| StreamEvent::Data {
         start: Lsn::from_u64(start),
         server_end: Lsn::from_u64(start + 1000),
         server_time: Timestamp::from_micros(EPOCH_MICROS + 7),
         bytes: Bytes::from_static(bytes),
     };
-    let alive = |reply_requested| WalEvent::Keepalive {
+    let alive = |reply_requested| StreamEvent::Keepalive {
         server_end: Lsn::from_u64(5000),
         server_time: Timestamp::from_micros(EPOCH_MICROS + 7),
         reply_requested,
@@ -143,9 +143,9 @@ async fn the_end_of_a_timeline_is_told_with_what_follows_and_the_connection_goes
     ];
     let then = [[wal(100, b"abc")].as_slice(), &end].concat();
     let (mut stream, mut server) = streaming(then).await;
-    assert!(matches!(stream.next().await.unwrap(), WalEvent::Data { .. }));
+    assert!(matches!(stream.next().await.unwrap(), StreamEvent::Data { .. }));
     let expected =
-        WalEvent::TimelineEnd { next_timeline: TimelineId::from_u32(3), switch_lsn: Lsn::from_u64(102) };
+        StreamEvent::TimelineEnd { next_timeline: TimelineId::from_u32(3), switch_lsn: Lsn::from_u64(102) };
     assert_eq!(stream.next().await.unwrap(), expected);
     assert_eq!(stream.next().await.unwrap(), expected);
     stream.report(Lsn::from_u64(103), Lsn::from_u64(103), Lsn::INVALID).await.unwrap();
@@ -174,7 +174,7 @@ async fn a_start_at_the_switch_is_a_stream_that_has_ended() {
     let (stream, _server) =
         start(vec![data_row(&["2", "0/64"]), message(b'C', b"x\0"), message(b'Z', b"I")]).await;
     let mut stream = stream.unwrap();
-    assert!(matches!(stream.next().await.unwrap(), WalEvent::TimelineEnd { .. }));
+    assert!(matches!(stream.next().await.unwrap(), StreamEvent::TimelineEnd { .. }));
     stream.stop().await.unwrap();
 }
 
@@ -221,7 +221,7 @@ async fn cancelled_waits_neither_put_the_timeout_off_nor_lose_an_event() {
     server.write_all(head).await.unwrap();
     assert!(timeout(tick, stream.next()).await.is_err());
     server.write_all(tail).await.unwrap();
-    assert!(matches!(stream.next().await.unwrap(), WalEvent::Data { .. }));
+    assert!(matches!(stream.next().await.unwrap(), StreamEvent::Data { .. }));
     loop {
         match timeout(tick, stream.next()).await {
             Err(_) => assert!(began.elapsed() < PATIENCE * 10, "never lost"),
@@ -243,9 +243,9 @@ async fn the_last_words_of_a_server_that_is_gone_are_heard() {
     let last = message(b'E', b"SFATAL\0C57P01\0Mterminating connection\0\0");
     let (mut stream, server) = streaming(vec![keepalive(true), wal(100, b"abc"), last]).await;
     drop(server);
-    assert!(matches!(stream.next().await.unwrap(), WalEvent::Keepalive { .. }));
+    assert!(matches!(stream.next().await.unwrap(), StreamEvent::Keepalive { .. }));
     stream.report(Lsn::INVALID, Lsn::INVALID, Lsn::INVALID).await.unwrap();
-    assert!(matches!(stream.next().await.unwrap(), WalEvent::Data { .. }));
+    assert!(matches!(stream.next().await.unwrap(), StreamEvent::Data { .. }));
     let error = stream.next().await.unwrap_err();
     assert!(error.to_string().contains("terminating connection"), "{error}");
 
