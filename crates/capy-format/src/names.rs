@@ -4,7 +4,9 @@
 //! counterpart makes, so a stray file in a store is never taken for an object. Names use lower
 //! case hex, letters, digits and `._-/` only.
 
-use capy_types::{BackupKey, ChunkId, ClusterName, IndexId, PackId, SlotId, TimelineId, WalFile};
+use capy_types::{
+    BackupKey, ChunkId, ClusterName, IndexId, PackId, SlotId, TimelineId, WalFile, WalFileKind,
+};
 
 /// The repository's identity and parameters.
 pub const CONFIG: &str = "config";
@@ -22,6 +24,8 @@ pub const BACKUPS_PREFIX: &str = "backups/";
 pub const WAL_PREFIX: &str = "wal/";
 /// Other copies of WAL files that were archived with two contents.
 pub const WAL_CONFLICTS_PREFIX: &str = "wal-conflicts/";
+/// Parts of WAL segments that are still being written.
+pub const WAL_PARTS_PREFIX: &str = "wal-parts/";
 /// Facts gathered of WAL files.
 pub const WAL_FACTS_PREFIX: &str = "wal-facts/";
 /// Whose WAL the archives take.
@@ -133,6 +137,56 @@ pub fn parse_wal(name: &str) -> Option<(ClusterName, WalFile)> {
     (wal(&cluster, &file) == name).then_some((cluster, file))
 }
 
+/// A stretch of a segment that is still being written.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WalPartName {
+    /// The segment.
+    pub segment: WalFile,
+    /// Offset of its first byte in the segment.
+    pub start: u32,
+    /// Offset of the byte after its last: above `start`.
+    pub end: u32,
+}
+
+impl WalPartName {
+    /// How many bytes it holds.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        (self.end - self.start) as usize
+    }
+
+    /// Whether it holds nothing, which no part does.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.start >= self.end
+    }
+}
+
+/// The parts of one cluster's segments: `wal-parts/<cluster>/`.
+#[must_use]
+pub fn wal_parts(cluster: &ClusterName) -> String {
+    format!("{WAL_PARTS_PREFIX}{cluster}/")
+}
+
+/// A part of a segment: `wal-parts/<cluster>/<segment>.<8 hex of start>-<8 hex of end>`.
+#[must_use]
+pub fn wal_part(cluster: &ClusterName, part: &WalPartName) -> String {
+    let WalPartName { segment, start, end } = part;
+    format!("{}{segment}.{start:08x}-{end:08x}", wal_parts(cluster))
+}
+
+/// The part a name stands for.
+#[must_use]
+pub fn parse_wal_part(name: &str) -> Option<(ClusterName, WalPartName)> {
+    let (cluster, rest) = name.strip_prefix(WAL_PARTS_PREFIX)?.split_once('/')?;
+    let (segment, (start, end)) = rest.split_once('.').and_then(|(a, b)| Some((a, b.split_once('-')?)))?;
+    let (cluster, segment): (ClusterName, WalFile) = (cluster.parse().ok()?, segment.parse().ok()?);
+    let offset = |digits| u32::from_str_radix(digits, 16).ok();
+    let part = WalPartName { segment, start: offset(start)?, end: offset(end)? };
+    let is_own = part.segment.kind() == WalFileKind::Segment && part.start < part.end;
+    (is_own && wal_part(&cluster, &part) == name).then_some((cluster, part))
+}
+
 /// Facts of a run of segments: `wal-facts/<cluster>/<first segment>-<last segment>`.
 #[must_use]
 pub fn wal_facts(cluster: &ClusterName, first: &WalFile, last: &WalFile) -> String {
@@ -185,6 +239,10 @@ mod tests {
         assert_eq!(parse_wal(&name), Some((cluster.clone(), facts.file.clone())));
         let conflict = wal_conflict(&cluster, &facts.file, &facts.content);
         assert_eq!(conflict, format!("wal-conflicts/main/{}.{}", facts.file, "07".repeat(16)));
+        let part = WalPartName { segment: facts.file.clone(), start: 0x2000, end: 1 << 20 };
+        let name = wal_part(&cluster, &part);
+        assert_eq!(name, "wal-parts/main/0000000300000016000000B3.00002000-00100000");
+        assert_eq!(parse_wal_part(&name), Some((cluster.clone(), part)));
         let run = wal_facts(&cluster, &facts.file, &facts.file);
         assert_eq!(parse_wal_facts(&run), Some((cluster, facts.file.clone(), facts.file)));
         for stray in [
@@ -194,6 +252,18 @@ mod tests {
             "wal/main/00000003/RECOVERYXLOG",
         ] {
             assert_eq!(parse_wal(stray), None, "{stray}");
+        }
+        for stray in [
+            "0000000300000016000000B3",
+            "0000000300000016000000B3.partial",
+            "0000000300000016000000B3.partial.00000000-00000001",
+            "0000000300000016000000B3.00000000-00000000",
+            "0000000300000016000000B3.00000002-00000001",
+            "0000000300000016000000B3.0-1",
+            "0000000300000016000000B3.0000000A-0000000B",
+            "00000003.history.00000000-00000001",
+        ] {
+            assert_eq!(parse_wal_part(&format!("wal-parts/main/{stray}")), None, "{stray}");
         }
     }
 

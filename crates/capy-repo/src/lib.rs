@@ -31,4 +31,4 @@ pub use read::{
 };
 pub use repository::{InitOptions, Repository};
 pub use verify::{AffectedDefect, StructureReport, verify_structure};
-pub use wal::{ListedWal, ReadWal, StoredWal, WAL_OBJECT_MAX_BYTES, WalCatalog};
+pub use wal::{ListedWal, ReadWal, StoredPart, StoredWal, WAL_OBJECT_MAX_BYTES, WalCatalog, WalParts};

@@ -80,6 +80,10 @@ fn names_of_samples() -> Value {
             &samples::wal_facts().file,
             &samples::wal_facts().content,
         ),
+        "wal_part": names::wal_part(
+            &samples::archive().cluster,
+            &names::WalPartName { segment: samples::wal_facts().file, start: 0x2000, end: 0x2fb0 },
+        ),
         "wal_facts": names::wal_facts(
             &samples::archive().cluster,
             &samples::wal_facts().file,

@@ -12,8 +12,10 @@
 mod archive;
 mod catalog;
 mod gather;
+mod parts;
 mod points;
 mod store;
 
 pub use catalog::{ListedWal, WalCatalog};
+pub use parts::{StoredPart, WalParts};
 pub use store::{ReadWal, StoredWal, WAL_OBJECT_MAX_BYTES};

@@ -12,3 +12,4 @@ mod keys;
 mod removal;
 mod requests;
 mod wal;
+mod wal_parts;
