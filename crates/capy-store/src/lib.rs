@@ -91,3 +91,4 @@ pub use wal::{
     ArchivedEvent, BackupWindows, FetchedWal, PushOutcome, PushedWal, RecoveryChoice, RecoveryWindow,
     TimelineWal, TransactionMoment, WalMoment, WalRun, WalWindows,
 };
+pub use wal::{ReceiveEnd, ReceiveEvent, ReceiveOptions, ReceiveReport, WalGap};

@@ -19,6 +19,10 @@ impl PostgresServer {
         Ok(Self { settings: ConnectSettings::parse(conninfo, variable)? })
     }
 
+    pub(crate) const fn settings(&self) -> &ConnectSettings {
+        &self.settings
+    }
+
     pub(crate) async fn open(&self) -> Result<SqlConnection> {
         Ok(SqlConnection::open(&self.settings).await?)
     }

@@ -22,6 +22,7 @@ use capy_types::{BackupKey, ClusterName, Ctx, ErrorKind, Timestamp};
 use tracing::instrument;
 
 use crate::repository::cancellable;
+use crate::wal::UnneededWal;
 use crate::{BackupInfo, BackupKind, Error, Repository, Result, convert};
 use policy::{ExpirePlan, is_from_the_future, plan};
 
@@ -116,7 +117,16 @@ impl Repository {
                 ));
                 continue;
             }
-            let files = self.unneeded_wal(ctx, &cluster, &own).await?;
+            let UnneededWal { files, in_parts } = self.unneeded_wal(ctx, &cluster, &own).await?;
+            if !in_parts.is_empty() {
+                let count = in_parts.len();
+                report
+                    .notices
+                    .push(format!("beginnings of {count} segments of {cluster} that never became whole"));
+            }
+            for segment in in_parts.iter().filter(|_| !dry_run) {
+                self.repo.remove_wal_parts(&cluster, segment).await?;
+            }
             let (Some(first), Some(last)) = (files.first(), files.last()) else { continue };
             let (first, last, count) = (first.to_string(), last.to_string(), files.len() as u64);
             if !dry_run {

@@ -1,10 +1,11 @@
 //! An archive as recovery sees it: segments by timeline, and the histories that join timelines.
 //!
-//! Contained by: windows and targets. Everything here is planning from facts; no segment is read.
+//! Contained by: windows and targets. Everything here is planning from facts; no whole segment is
+//! read. One that a receiver has only begun counts as far as it is durable.
 //! The rules are the server's: of several timelines' copies of one segment it takes the newest that
 //! the history allows, and it goes on as long as each next segment is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use capy_format::{ArchiveIdentity, SegmentFacts, WalEvent, WalFacts};
 use capy_postgres::TimelineHistory;
@@ -13,6 +14,8 @@ use capy_types::{
     ClusterName, Ctx, ErrorKind, Lsn, SegmentName, SegmentSize, TimelineId, Timestamp, WalFile, WalFileKind,
 };
 
+use super::facts::facts_of;
+use super::tail::{Bounds, Found};
 use crate::{Error, Repository, Result};
 
 /// A cluster's archive.
@@ -21,7 +24,10 @@ pub(crate) struct Archive {
     pub(crate) identity: ArchiveIdentity,
     pub(crate) catalog: WalCatalog,
     histories: BTreeMap<TimelineId, TimelineHistory>,
+    /// Whole ones, and beginnings of others.
     segments: BTreeMap<SegmentName, SegmentFacts>,
+    /// The segments of which there is only the beginning, in parts.
+    open: BTreeSet<SegmentName>,
 }
 
 /// Why the WAL that can be replayed ends.
@@ -49,6 +55,8 @@ impl Archive {
             Error::new(ErrorKind::NotFound, format!("there is no WAL archive {cluster}"))
                 .with_hint("archive_command = 'capy-store … wal push --cluster NAME %p' makes one")
         })?;
+        // Before the whole ones: what becomes whole meanwhile is among those.
+        let in_parts = repo.segments_in_parts(cluster).await?;
         let mut catalog = repo.wal_catalog(ctx, cluster).await?;
         let mut histories = BTreeMap::new();
         for file in catalog.files.keys().filter(|file| file.kind() == WalFileKind::History) {
@@ -67,18 +75,63 @@ impl Archive {
                 segments.insert(name, facts);
             }
         }
-        Ok(Self { cluster: cluster.clone(), identity, catalog, histories, segments })
+        let cluster = cluster.clone();
+        let open = BTreeSet::new();
+        let mut archive = Self { cluster, identity, catalog, histories, segments, open };
+        for (file, _) in in_parts.into_iter().filter(|(_, held)| *held > 0) {
+            archive.add_open(repository, file).await?;
+        }
+        Ok(archive)
+    }
+
+    /// Adds a segment of which there are parts, unless it is whole.
+    async fn add_open(&mut self, repository: &Repository, file: WalFile) -> Result<()> {
+        let Some(name) = file.segment(self.segment_size()) else { return Ok(()) };
+        if self.catalog.files.contains_key(&file) {
+            return Ok(());
+        }
+        let parts = repository.repo.read_wal_parts(&self.cluster, &file).await?;
+        let found = if parts.changed {
+            // It has just become whole, or its parts were made one.
+            repository.find_wal(&self.cluster, &file).await?
+        } else {
+            self.bounds(name).tail(name, &parts.bytes).map(Found::Tail)
+        };
+        if let Some(damage) = parts.damage {
+            self.catalog.problems.push((format!("the parts of {file}"), damage.to_string()));
+        }
+        // Less than a header is nothing yet.
+        let Some(found) = found else { return Ok(()) };
+        let is_open = matches!(found, Found::Tail(_));
+        let facts = facts_of(&file, &found.into_bytes(), repository.clock().now()).ok();
+        if let Some(facts) = facts.and_then(|facts| facts.segment) {
+            self.segments.insert(name, facts);
+            self.open.extend(is_open.then_some(name));
+        }
+        Ok(())
+    }
+
+    /// What of a segment belongs to its timeline alone, and to all that came from it.
+    fn bounds(&self, name: SegmentName) -> Bounds {
+        let mut bounds = Bounds::default();
+        self.histories.values().for_each(|history| bounds.narrow(history, name));
+        bounds
+    }
+
+    /// The segments of a timeline of which there is only the beginning.
+    pub(crate) fn open_on(&self, timeline: TimelineId) -> impl Iterator<Item = SegmentName> {
+        self.open.iter().copied().filter(move |name| name.timeline() == timeline)
     }
 
     pub(crate) fn segment_size(&self) -> SegmentSize {
         self.identity.segment_size
     }
 
-    /// The timelines that have a file.
+    /// The timelines that have a file, or the beginning of one.
     pub(crate) fn timelines(&self) -> Vec<TimelineId> {
-        let mut all: Vec<_> = self.catalog.files.keys().map(WalFile::timeline).collect();
-        all.dedup();
-        all
+        let open = self.open.iter().map(|name| name.timeline());
+        let all: BTreeSet<_> = self.catalog.files.keys().map(WalFile::timeline).chain(open).collect();
+        all.into_iter().collect()
     }
 
     /// The newest timeline that a server following `latest` would find: histories are asked for one
@@ -244,6 +297,7 @@ impl Archive {
             catalog,
             histories,
             segments: segments.into_iter().collect(),
+            open: BTreeSet::new(),
         }
     }
 }

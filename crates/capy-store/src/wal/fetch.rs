@@ -28,7 +28,8 @@ pub struct FetchedWal {
 
 impl Repository {
     /// Brings a file of the archive to `target`, whole and on disk or not at all. What was there is
-    /// replaced.
+    /// replaced. A segment that is not whole comes as far as a receiver has made it durable, the rest
+    /// zeros: a recovery finds the end of WAL there, behind the last commit that was acknowledged.
     ///
     /// # Errors
     /// `NotFound` only when the store says that the archive lacks the file: recovery may take it
@@ -56,18 +57,15 @@ impl Repository {
     ) -> Result<FetchedWal> {
         let (begun, target) = (Instant::now(), target.into());
         let work = async {
-            let read = self.repo.get_wal(cluster, file).await.map_err(|error| {
-                if error.is_missing_object() {
-                    Error::new(ErrorKind::NotFound, format!("the archive {cluster} has no {file}"))
-                } else if error.kind() == ErrorKind::NotFound {
-                    // The repository itself is gone: no word on the file.
-                    Error::wrap(ErrorKind::Unavailable, error)
-                } else {
-                    error.into()
-                }
+            let found = self.find_wal(cluster, file).await.map_err(|error| {
+                // The repository itself is gone: no word on the file.
+                let is_silence = error.kind() == ErrorKind::NotFound;
+                if is_silence { Error::wrap(ErrorKind::Unavailable, error) } else { error }
             })?;
-            let size_bytes = read.bytes.len() as u64;
-            let writing = tokio::task::spawn_blocking(move || write_file(&target, &read.bytes));
+            let absent = || Error::new(ErrorKind::NotFound, format!("the archive {cluster} has no {file}"));
+            let bytes = found.ok_or_else(absent)?.into_bytes();
+            let size_bytes = bytes.len() as u64;
+            let writing = tokio::task::spawn_blocking(move || write_file(&target, &bytes));
             writing.await.map_err(|_| Error::new(ErrorKind::Internal, "a thread panicked"))??;
             let (cluster, file) = (cluster.clone(), file.clone());
             Ok(FetchedWal { cluster, file, size_bytes, elapsed: begun.elapsed() })

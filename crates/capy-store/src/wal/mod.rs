@@ -15,8 +15,10 @@ mod facts;
 mod fetch;
 mod moment;
 mod push;
+mod receive;
 mod retention;
 mod spool;
+mod tail;
 pub(crate) mod target;
 mod windows;
 
@@ -28,6 +30,8 @@ pub use events::ArchivedEvent;
 pub use fetch::FetchedWal;
 pub use moment::{TransactionMoment, WalMoment};
 pub use push::{PushOutcome, PushedWal};
+pub use receive::{ReceiveEnd, ReceiveEvent, ReceiveOptions, ReceiveReport, WalGap};
+pub(crate) use retention::UnneededWal;
 pub use spool::{
     ArchiveStatus, FailingWal, SegmentRates, ServerWal, Spool, SpoolEnd, SpoolFault, SpoolOptions,
     SpoolReport, SpoolStatus, SpoolWorker, TimelineStatus, WaitingWal, WalStatus, WalStatusOptions,

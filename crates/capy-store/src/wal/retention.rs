@@ -12,20 +12,29 @@ use super::archive::Archive;
 use crate::{BackupInfo, BackupKind, Repository, Result};
 
 impl Repository {
-    /// The files of an archive that none of the `kept` backups needs, oldest first; none when there
-    /// is no archive.
+    /// What none of the `kept` backups needs of an archive; nothing when there is no archive.
     pub(crate) async fn unneeded_wal(
         &self,
         ctx: &Ctx,
         cluster: &ClusterName,
         kept: &[&BackupInfo],
-    ) -> Result<Vec<WalFile>> {
+    ) -> Result<UnneededWal> {
         if self.repo.archive(cluster).await?.is_none() {
-            return Ok(Vec::new());
+            return Ok(UnneededWal::default());
         }
+        let in_parts = self.repo.segments_in_parts(cluster).await?;
         let archive = Archive::load(self, ctx, cluster).await?;
-        Ok(unneeded(&archive, kept))
+        Ok(unneeded(&archive, in_parts.into_iter().map(|(segment, _)| segment), kept))
     }
+}
+
+/// What no kept backup needs.
+#[derive(Debug, Default)]
+pub(crate) struct UnneededWal {
+    /// Files, oldest first.
+    pub(crate) files: Vec<WalFile>,
+    /// Segments of which there are parts.
+    pub(crate) in_parts: Vec<WalFile>,
 }
 
 /// Where a kept base backup begins.
@@ -34,7 +43,7 @@ pub(super) struct Base {
     pub(super) start: Lsn,
 }
 
-fn unneeded(archive: &Archive, kept: &[&BackupInfo]) -> Vec<WalFile> {
+fn unneeded(archive: &Archive, in_parts: impl Iterator<Item = WalFile>, kept: &[&BackupInfo]) -> UnneededWal {
     let own = |backup: &&&BackupInfo| {
         backup.kind == BackupKind::Base && backup.system_id == Some(archive.identity.system_id)
     };
@@ -43,13 +52,15 @@ fn unneeded(archive: &Archive, kept: &[&BackupInfo]) -> Vec<WalFile> {
     // A base whose place is not known could need anything.
     let Some(bases) = bases.into_iter().collect::<Option<Vec<Base>>>().filter(|bases| !bases.is_empty())
     else {
-        return Vec::new();
+        return UnneededWal::default();
     };
     let needed = needed(archive, &bases);
     let files = archive.catalog.files.keys().filter(|file| file.kind() != WalFileKind::History);
-    let of_segment =
-        |file: &&WalFile| file.segment(archive.segment_size()).is_some_and(|name| !needed.keeps(name));
-    files.filter(of_segment).cloned().collect()
+    let goes = |file: &WalFile| file.segment(archive.segment_size()).is_some_and(|name| !needed.keeps(name));
+    UnneededWal {
+        files: files.filter(|file| goes(file)).cloned().collect(),
+        in_parts: in_parts.filter(goes).collect(),
+    }
 }
 
 /// What is needed, by timeline: everything from the first segment on.

@@ -43,6 +43,9 @@ pub struct TimelineWal {
     pub runs: Vec<WalRun>,
     /// Its partial segments.
     pub partial: Vec<WalFile>,
+    /// Segments of which there is only the beginning that a receiver has made durable. They count in
+    /// the runs, and recovery replays them.
+    pub open: Vec<WalFile>,
 }
 
 /// Segments of one timeline that follow each other.
@@ -202,7 +205,8 @@ fn timeline_wal(archive: &Archive, timeline: TimelineId) -> TimelineWal {
         .cloned()
         .collect();
     let (parent, forked_at) = (parent.as_ref().map(|p| p.timeline), parent.map(|p| p.switch_lsn));
-    TimelineWal { timeline, parent, forked_at, runs, partial }
+    let open = archive.open_on(timeline).map(WalFile::from).collect();
+    TimelineWal { timeline, parent, forked_at, runs, partial, open }
 }
 
 fn backup_windows(archive: &Archive, entry: &BackupEntry) -> BackupWindows {
