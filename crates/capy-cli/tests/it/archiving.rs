@@ -74,18 +74,23 @@ impl Archiving {
 
     /// Runs a command as it is.
     pub(crate) fn run_plain(&self, arguments: &[&str]) -> Run {
+        let output = self.command(arguments).output().expect("the binary runs");
+        Run {
+            code: output.status.code().expect("an exit code, not a signal"),
+            stdout: output.stdout,
+            stderr: String::from_utf8(output.stderr).expect("text"),
+        }
+    }
+
+    /// A command, to be run as the server's user.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_capy-store"));
         command.args(arguments).env_clear().stdin(Stdio::null()).current_dir(&self.home);
         let owner = std::fs::metadata(&self.home).expect("it is there");
         if rustix::process::geteuid().is_root() {
             command.uid(owner.uid()).gid(owner.gid());
         }
-        let output = command.output().expect("the binary runs");
-        Run {
-            code: output.status.code().expect("an exit code, not a signal"),
-            stdout: output.stdout,
-            stderr: String::from_utf8(output.stderr).expect("text"),
-        }
+        command
     }
 
     /// Takes a base backup and gives its key.
@@ -106,10 +111,15 @@ impl Archiving {
 
     /// Restores with these options, starts a server on the result, and waits until it has recovered.
     pub(crate) fn recover(&self, options: &[&str]) -> (Run, Cluster) {
+        self.recover_on(Cluster::builder(), options)
+    }
+
+    /// As `recover`, on a server of one's own.
+    pub(crate) fn recover_on(&self, server: ClusterBuilder, options: &[&str]) -> (Run, Cluster) {
         let target = self.path("restored");
         let _ = std::fs::remove_dir_all(&target);
         let run = self.run(&[&["restore", "main/latest", "--to", text(&target)], options].concat()).ok();
-        let copy = Cluster::builder().start_from(|data| {
+        let copy = server.start_from(|data| {
             std::fs::remove_dir(data).expect("it is empty");
             std::fs::rename(&target, data).expect("one file system");
         });

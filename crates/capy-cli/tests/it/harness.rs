@@ -52,6 +52,12 @@ impl Cli {
         self.passphrase = passphrase.map(str::to_owned);
     }
 
+    /// From now on with another value in the environment.
+    pub(crate) fn set_variable(&mut self, name: &'static str, value: String) {
+        self.variables.retain(|(other, _)| *other != name);
+        self.variables.push((name, value));
+    }
+
     pub(crate) fn repo(&self) -> PathBuf {
         self.dir.path().join("repo")
     }

@@ -14,3 +14,4 @@ mod retention;
 mod secrets;
 mod server;
 mod streams;
+mod wal_receive;

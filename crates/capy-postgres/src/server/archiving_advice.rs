@@ -67,7 +67,8 @@ fn archiver_setup(settings: &ArchivingSettings) -> Option<Advice> {
         ArchiveMode::Off => {
             return warning(
                 "archive_mode",
-                "off: the server archives nothing; set it to on and restart".to_owned(),
+                "off: the server archives nothing; set it to on and restart, or run `capy-store wal receive`"
+                    .to_owned(),
             );
         }
         ArchiveMode::Always => {

@@ -5,6 +5,7 @@ mod events;
 mod fetch;
 mod prefetch;
 mod push;
+mod receive;
 mod spool;
 mod status;
 mod when;
@@ -33,6 +34,7 @@ pub(crate) struct WalArgs {
 #[derive(Debug, Subcommand)]
 enum WalCommand {
     Push(push::PushArgs),
+    Receive(receive::ReceiveArgs),
     Fetch(fetch::FetchArgs),
     Agent(spool::AgentArgs),
     Status(status::StatusArgs),
@@ -48,6 +50,7 @@ enum WalCommand {
 pub(crate) async fn run(args: WalArgs, session: &mut Session) -> anyhow::Result<Exit> {
     match args.command {
         WalCommand::Push(args) => push::run(args, session).await,
+        WalCommand::Receive(args) => receive::run(args, session).await,
         WalCommand::Fetch(args) => fetch::run(args, session).await,
         WalCommand::Agent(args) => spool::run_agent(args, session).await,
         WalCommand::Status(args) => status::run(args, session).await,

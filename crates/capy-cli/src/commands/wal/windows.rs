@@ -8,7 +8,8 @@ use crate::session::Session;
 
 /// Show what can be recovered: WAL by timeline, its holes, and up to where each backup goes
 ///
-/// Answered from facts that were gathered when the WAL was archived; no WAL is read. A window's
+/// Answered from facts that were gathered when the WAL was archived; no WAL is read but what `wal
+/// receive` has of the segment that is being written. A window's
 /// `known until` is the moment up to which it is certain that no commit is missing.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -51,6 +52,9 @@ fn text(windows: &WalWindows) -> String {
                 "{hole}  {} to {}: {} segments up to {}, {times}\n",
                 run.first_segment, run.last_segment, run.segments, run.to_lsn
             ));
+        }
+        for open in &timeline.open {
+            text.push_str(&format!("  {open} is being received: as far as it is durable it counts above\n"));
         }
     }
     for backup in &windows.backups {
