@@ -72,19 +72,21 @@ impl Writer {
         self.make_durable(root, directory)?;
         let temporary = self.write_temporary(root, body)?;
         self.step(Step::Rename)?;
-        match temporary.rename_to(&target) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => check_same(&target, body)?,
+        let taken = match temporary.rename_to(&target) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => check_same(&target, body),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // Somebody removed the directory: it is made again by the next attempt.
                 self.durable.lock().unwrap_or_else(PoisonError::into_inner).clear();
                 return Err(LocalFault::Kind(StoreErrorKind::Unavailable));
             }
             Err(error) => return Err(error.into()),
-        }
-        // An equal object of another writer may not have reached the disk yet either.
+        };
+        // An object of another writer, who may have died, may not have reached the disk yet either;
+        // whoever finds its name taken goes by what it holds.
         self.step(Step::SyncDirectory)?;
-        Ok(sync_directory(directory)?)
+        sync_directory(directory)?;
+        taken
     }
 
     #[cfg_attr(not(test), expect(clippy::unnecessary_wraps, clippy::unused_self, reason = "tests fail here"))]
