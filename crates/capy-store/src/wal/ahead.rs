@@ -13,10 +13,11 @@
 //! | `wanted` | the last segment that was asked for and found |
 //! | `.SEGMENT.part` | the worker is at this one |
 //! | `SEGMENT` | fetched whole, checked against its content id, on disk |
+//! | `.SEGMENT.sum` | its hash |
 //!
 //! Invariants: a segment is there whole or not at all, and only under the directory of its cluster
 //! and repository; before it is used its header must say the same timeline, address and size as its
-//! name and length. That a file is absent is never written down and never said from here: that is
+//! name and length, and its bytes must still hash to what they did. That a file is absent is never written down and never said from here: that is
 //! the archive's own word, asked anew each time.
 
 mod follow;
@@ -46,6 +47,8 @@ const DIGEST_DIGITS: usize = 16;
 const IN_FLIGHT_PATIENCE: Duration = Duration::from_secs(3);
 /// How often that is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
+/// A worker ends after this long without a request: recovery waits for its end, or has come to it.
+const IDLE: Duration = Duration::from_secs(30);
 
 /// How much is fetched ahead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +68,7 @@ pub struct FetchAhead {
     /// The hidden directory of this cluster and repository.
     directory: PathBuf,
     cluster: ClusterName,
+    idle: Duration,
 }
 
 /// What a worker did.
@@ -103,7 +107,14 @@ impl FetchAhead {
         let mut digest = hex::encode(Sha256::digest(place(location).as_bytes()));
         digest.truncate(DIGEST_DIGITS);
         let directory = target.join(DIRECTORY).join(format!("{cluster}-{digest}"));
-        Ok(Self { target, directory, cluster: cluster.clone() })
+        Ok(Self { target, directory, cluster: cluster.clone(), idle: IDLE })
+    }
+
+    /// Lets a worker end after this long without a request, instead of half a minute.
+    #[must_use]
+    pub const fn with_idle(mut self, idle: Duration) -> Self {
+        self.idle = idle;
+        self
     }
 
     /// Where a worker's log goes.

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use capy_format::names;
 use capy_types::{ClusterName, Ctx, ErrorKind, WalFile};
 use serde::Serialize;
 use tracing::instrument;
@@ -57,21 +58,41 @@ impl Repository {
     ) -> Result<FetchedWal> {
         let (begun, target) = (Instant::now(), target.into());
         let work = async {
-            let found = self.find_wal(cluster, file).await.map_err(|error| {
-                // The repository itself is gone: no word on the file.
-                let is_silence = error.kind() == ErrorKind::NotFound;
-                if is_silence { Error::wrap(ErrorKind::Unavailable, error) } else { error }
-            })?;
-            let absent = || Error::new(ErrorKind::NotFound, format!("the archive {cluster} has no {file}"));
-            let bytes = found.ok_or_else(absent)?.into_bytes();
+            let Some(found) = self.find_wal(cluster, file).await.map_err(fault)? else {
+                return Err(self.absent(cluster, file).await);
+            };
+            let bytes = found.into_bytes();
             let size_bytes = bytes.len() as u64;
             let writing = tokio::task::spawn_blocking(move || write_file(&target, &bytes));
-            writing.await.map_err(|_| Error::new(ErrorKind::Internal, "a thread panicked"))??;
+            let written = writing.await.map_err(|_| Error::new(ErrorKind::Internal, "a thread panicked"))?;
+            written.map_err(fault)?;
             let (cluster, file) = (cluster.clone(), file.clone());
             Ok(FetchedWal { cluster, file, size_bytes, elapsed: begun.elapsed() })
         };
         cancellable(ctx, work).await
     }
+
+    /// That a file is absent, if that can be believed: a store that was unmounted or emptied lacks
+    /// everything, also what every repository has; and an archive that nobody ever wrote to has no
+    /// word on any file: its name may be mistyped.
+    async fn absent(&self, cluster: &ClusterName, file: &WalFile) -> Error {
+        if let Err(error) = self.repo.store().head(names::CONFIG).await {
+            let what = format!("the repository at {} is gone or does not answer: {error}", self.url());
+            return Error::new(ErrorKind::Unavailable, what);
+        }
+        match self.repo.archive(cluster).await {
+            Ok(Some(_)) => Error::new(ErrorKind::NotFound, format!("the archive {cluster} has no {file}")),
+            Ok(None) => Error::new(ErrorKind::Unavailable, format!("there is no WAL archive {cluster}"))
+                .with_hint("no segment was ever pushed to it: is the name right?"),
+            Err(error) => fault(error.into()),
+        }
+    }
+}
+
+/// Something else is missing than the file in the archive: the repository itself, or the directory
+/// to write into. That is no word on the file.
+fn fault(error: Error) -> Error {
+    if error.kind() == ErrorKind::NotFound { Error::wrap(ErrorKind::Unavailable, error) } else { error }
 }
 
 /// Writes beside the target, flushes, renames.

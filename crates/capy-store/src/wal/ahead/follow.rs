@@ -28,8 +28,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Looked for more often while segments are being used up.
 const LOOK_OFTEN: Duration = Duration::from_millis(5);
 const RECENTLY: Duration = Duration::from_secs(1);
-/// It ends after this long without a request: recovery waits for its end, or has come to it.
-const IDLE_MAX: Duration = Duration::from_secs(30);
 /// How long the lock is tried for: `has_worker` holds it for a moment.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -125,7 +123,7 @@ impl Follower<'_> {
             if self.coming.is_empty() {
                 match fault {
                     Some(fault) => return Err(fault),
-                    None if self.last_request.elapsed() >= IDLE_MAX => return Ok(()),
+                    None if self.last_request.elapsed() >= self.ahead.idle => return Ok(()),
                     None => {}
                 }
             }

@@ -1,7 +1,7 @@
 //! The hidden directory: what is in it, how a segment gets there and out.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::Read;
+use std::io::{Read, Seek};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,8 @@ use crate::Result;
 
 /// Bytes of a segment that say which one it is.
 const HEAD_BYTES: u64 = 40;
+/// Read at once while a segment is hashed: small enough for the second-level cache.
+const HASH_BUFFER_BYTES: usize = 256 * 1024;
 
 impl FetchAhead {
     pub(super) fn make_directory(&self) -> Result<()> {
@@ -52,24 +54,51 @@ impl FetchAhead {
         self.directory.join(file.as_str())
     }
 
+    /// The hash of a segment, in hex, as it was when it came out of the archive.
+    fn sum(&self, file: &WalFile) -> PathBuf {
+        self.directory.join(format!(".{file}.sum"))
+    }
+
     /// Renames a whole segment to `target` and returns its length in bytes. `None` when there is
     /// none, or none that may be used.
     pub(super) fn move_into_place(&self, file: &WalFile, target: &Path) -> Option<u64> {
         let path = self.whole(file);
         let mut opened = File::open(&path).ok()?;
-        match check(&mut opened, file) {
+        match check(&mut opened, file).and_then(|size| self.check_content(&mut opened, file).map(|()| size)) {
             Ok(size) => {
                 // Said first: the worker must not see it gone and fetch it again.
                 let moved = self.want(file).and_then(|()| std::fs::rename(&path, target));
                 moved.inspect_err(|error| tracing::debug!(%file, %error, "cannot be moved")).ok()?;
+                let _ = std::fs::remove_file(self.sum(file));
                 Some(size)
             }
             Err(problem) => {
                 tracing::warn!(%file, problem, "fetched ahead, but not used");
                 let _ = std::fs::remove_file(&path);
+                let _ = std::fs::remove_file(self.sum(file));
                 None
             }
         }
+    }
+
+    /// Whether the bytes are still those that were put there: a disk or a person may have changed
+    /// them since they were checked against the archive's content id.
+    fn check_content(&self, opened: &mut File, file: &WalFile) -> std::result::Result<(), String> {
+        let io = |error: std::io::Error| error.to_string();
+        let expected = std::fs::read(self.sum(file)).map_err(|error| format!("no hash of it: {error}"))?;
+        opened.rewind().map_err(io)?;
+        let (mut hasher, mut buffer) = (blake3::Hasher::new(), vec![0; HASH_BUFFER_BYTES]);
+        loop {
+            let read = opened.read(&mut buffer).map_err(io)?;
+            if read == 0 {
+                break;
+            }
+            hasher.update(buffer.get(..read).unwrap_or_default());
+        }
+        if hasher.finalize().to_hex().as_bytes() != expected.as_slice() {
+            return Err("its content is not what was fetched".to_owned());
+        }
+        Ok(())
     }
 
     /// The segments that are there whole.
@@ -89,8 +118,11 @@ impl FetchAhead {
         Ok(())
     }
 
-    /// Puts a segment there: written, flushed, renamed.
+    /// Puts a segment there: written, flushed, renamed. Its hash comes first: one without a hash is
+    /// not used.
     pub(super) fn put(&self, file: &WalFile, bytes: &[u8]) -> std::io::Result<()> {
+        let sum = blake3::hash(bytes).to_hex();
+        replace(&self.directory, &format!(".{file}.sum"), sum.as_bytes(), Flush::Nothing)?;
         replace(&self.directory, file.as_str(), bytes, Flush::Content)?;
         self.abandon(file);
         Ok(())
@@ -102,14 +134,21 @@ impl FetchAhead {
     }
 
     pub(super) fn remove(&self, segment: SegmentName) -> bool {
-        std::fs::remove_file(self.whole(&segment.into())).is_ok()
+        let file = segment.into();
+        let removed = std::fs::remove_file(self.whole(&file)).is_ok();
+        let _ = std::fs::remove_file(self.sum(&file));
+        removed
     }
 
     /// Removes what killed workers were at. Only for the one that holds the lock.
     pub(super) fn sweep(&self) {
         sweep(&self.directory);
         for entry in std::fs::read_dir(&self.directory).into_iter().flatten().flatten() {
-            if entry.file_name().to_str().is_some_and(|name| name.ends_with(".part")) {
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            let hashed = name.strip_prefix('.').and_then(|name| name.strip_suffix(".sum"));
+            let is_orphan = hashed.is_some_and(|segment| !self.directory.join(segment).exists());
+            if name.ends_with(".part") || is_orphan {
                 let _ = std::fs::remove_file(entry.path());
             }
         }
