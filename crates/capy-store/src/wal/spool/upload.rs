@@ -10,7 +10,7 @@ use capy_format::names;
 use capy_types::{ErrorKind, WalFile};
 use tokio::runtime::Handle;
 
-use super::{Acknowledgement, SourceId, Spool, source};
+use super::{Acknowledgement, Kind, SourceId, Spool, source};
 use crate::wal::push::PushOutcome;
 use crate::{Error, Repository, Result};
 
@@ -82,6 +82,8 @@ pub(super) fn upload(
             stored_bytes: pushed.stored_bytes,
             notices: pushed.notices,
         };
+        // First: whoever has the acknowledgement must not read that the file fails.
+        spool.forget(file, Kind::Error);
         spool.write_acknowledgement(file, &note)
     });
     acknowledged.map_err(|error| Box::new(Trouble { source: Some(source), error, is_gone: false }))

@@ -427,7 +427,6 @@ impl<'a> Shift<'a> {
                 self.archived += 1;
                 self.queue.succeeded(&file);
                 self.told.remove(&file);
-                self.spool.forget(&file, Kind::Error);
             }
             // The server needs it no more, and nobody waits for it.
             Err(trouble) if trouble.is_gone && !self.asked.contains(&file) => return Ok(()),
