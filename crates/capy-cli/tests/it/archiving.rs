@@ -74,23 +74,35 @@ impl Archiving {
 
     /// Runs a command as it is.
     pub(crate) fn run_plain(&self, arguments: &[&str]) -> Run {
-        let output = self.command(arguments).output().expect("the binary runs");
-        Run {
-            code: output.status.code().expect("an exit code, not a signal"),
-            stdout: output.stdout,
-            stderr: String::from_utf8(output.stderr).expect("text"),
-        }
+        Self::finish(&mut self.capy(arguments))
     }
 
-    /// A command, to be run as the server's user.
-    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_capy-store"));
-        command.args(arguments).env_clear().stdin(Stdio::null()).current_dir(&self.home);
+    /// The command, to be run as the server's user.
+    pub(crate) fn capy(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command(env!("CARGO_BIN_EXE_capy-store"));
+        command.args(arguments);
+        command
+    }
+
+    /// A program that will run as the server's user, with nothing in its environment.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env_clear().stdin(Stdio::null()).current_dir(&self.home);
         let owner = std::fs::metadata(&self.home).expect("it is there");
         if rustix::process::geteuid().is_root() {
             command.uid(owner.uid()).gid(owner.gid());
         }
         command
+    }
+
+    /// Runs it to its end.
+    pub(crate) fn finish(command: &mut Command) -> Run {
+        let output = command.output().expect("the binary runs");
+        Run {
+            code: output.status.code().expect("an exit code, not a signal"),
+            stdout: output.stdout,
+            stderr: String::from_utf8(output.stderr).expect("text"),
+        }
     }
 
     /// Takes a base backup and gives its key.

@@ -13,5 +13,6 @@ mod restore_point;
 mod retention;
 mod secrets;
 mod server;
+mod spool;
 mod streams;
 mod wal_receive;
