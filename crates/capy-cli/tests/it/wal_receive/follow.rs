@@ -267,7 +267,7 @@ fn a_check_is_content_with_a_receiver_in_place_of_the_archiver_and_warns_of_its_
     let conninfo = archiving.conninfo();
     let arguments = ["--repo", text(&repo), "--key-file", text(&key), "wal", "receive", "--json"];
     let command =
-        archiving.command(&[&arguments[..], &["--cluster", "main", "--pg", &conninfo], &SLOT].concat());
+        archiving.capy(&[&arguments[..], &["--cluster", "main", "--pg", &conninfo], &SLOT].concat());
     let receiver = Receiver::run(command, archiving.server.path().join("receiver"));
     receiver.says("streaming");
     archiving.back_up();

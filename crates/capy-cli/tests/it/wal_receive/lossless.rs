@@ -18,7 +18,7 @@ fn receiver(archiving: &Archiving) -> Receiver {
     let arguments = ["--repo", text(&repo), "--key-file", text(&key), "wal", "receive", "--json"];
     // Parts are stored because commits wait for them, not because it is time.
     let options = ["--cluster", "main", "--pg", &archiving.conninfo(), "--partial-interval", "1h"];
-    let command = archiving.command(&[&arguments[..], &options, &SLOT].concat());
+    let command = archiving.capy(&[&arguments[..], &options, &SLOT].concat());
     Receiver::run(command, archiving.server.path().join("receiver"))
 }
 
