@@ -12,6 +12,7 @@
 
 mod chunk;
 mod compress;
+mod crc;
 mod key;
 mod seal;
 mod slot;
@@ -20,6 +21,7 @@ pub use chunk::{CdcSizes, Cutter, Gear, SizesError};
 pub use compress::{
     CompressError, Compression, Compressor, DecompressError, Decompressor, UnknownCompression,
 };
+pub use crc::join_crc32c;
 pub use key::{ChunkNamer, MasterKey, RepositoryKeys};
 pub use seal::{OpenError, SealKey, Suite, TAG_BYTES};
 pub use slot::{KdfParams, SlotSecret, UnwrapError, WrappedKey, unwrap_key, wrap_key};

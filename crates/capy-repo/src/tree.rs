@@ -5,6 +5,7 @@
 //! Nodes start at multiples of 256 chunks, so a change inside a file rewrites only the nodes on
 //! its path and the rest is deduplicated.
 
+use capy_codec::join_crc32c;
 use capy_format::{ChunkRef, Content, FANOUT, encode_node};
 use capy_types::ChunkId;
 
@@ -33,7 +34,7 @@ impl TreeBuilder {
         crc32c: u32,
         nodes: &mut impl NodeStore,
     ) -> Result<(), RepoError> {
-        self.crc32c = crc32c::crc32c_combine(self.crc32c, crc32c, size as usize);
+        self.crc32c = join_crc32c(self.crc32c, crc32c, u64::from(size));
         self.length += u64::from(size);
         self.push_at(0, ChunkRef { id, len: u64::from(size), size }, nodes)
     }

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use capy_codec::join_crc32c;
 use capy_format::Content;
 use capy_types::Ctx;
 
@@ -207,7 +208,7 @@ impl BulkRead {
             if let Some(file) = self.files.get_mut(plan.file) {
                 let crc = crc.load(Ordering::Relaxed);
                 file.seen.0 += u64::from(want.size);
-                file.seen.1 = crc32c::crc32c_combine(file.seen.1, crc, want.size as usize);
+                file.seen.1 = join_crc32c(file.seen.1, crc, u64::from(want.size));
                 if !file.defective {
                     self.report.bytes += u64::from(want.size);
                     self.report.chunks += 1;
