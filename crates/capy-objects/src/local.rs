@@ -7,6 +7,7 @@
 //! one; `put_new` answers `Ok` only after the file, its directory and every directory made for it
 //! are on disk. See [`write`] for how.
 
+mod buffers;
 mod read;
 mod walk;
 mod write;
@@ -47,6 +48,7 @@ struct Place {
     /// The root as text, for messages.
     url: String,
     writer: write::Writer,
+    buffers: Arc<buffers::Buffers>,
 }
 
 impl LocalStore {
@@ -63,7 +65,8 @@ impl LocalStore {
         let url = given.display().to_string();
         let root = std::path::absolute(given).map_err(|error| local_error(StoreOp::Open, "", &url, error))?;
         let url = root.display().to_string();
-        let store = Self { place: Arc::new(Place { root, url, writer: write::Writer::default() }) };
+        let (writer, buffers) = (write::Writer::default(), Arc::default());
+        let store = Self { place: Arc::new(Place { root, url, writer, buffers }) };
         let opened = store.clone();
         store.blocking(StoreOp::Open, "", move |place| place.open_root(create)).await?;
         Ok(opened)
@@ -160,7 +163,10 @@ impl Store for LocalStore {
                 return Ok(Bytes::new());
             }
             let owned = name.to_owned();
-            self.blocking(StoreOp::GetRange, name, move |place| read::range(&place.path(&owned), range)).await
+            self.blocking(StoreOp::GetRange, name, move |place| {
+                read::range(&place.buffers, &place.path(&owned), range)
+            })
+            .await
         })
     }
 
