@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::ops::Range;
 use std::path::Path;
 
 use super::files::{create, set_mode_and_owner};
@@ -22,6 +23,20 @@ pub(crate) fn sync_file_systems<'a>(directories: impl Iterator<Item = &'a Path>)
         handle.sync_all()?;
     }
     Ok(())
+}
+
+/// Asks the system to begin writing a part of a file to disk, without waiting for it, so that the
+/// flush at the end finds little to do. Best effort: the flush is what counts, and reports errors.
+pub(crate) fn begin_write_back(file: &File, part: Range<u64>) {
+    #[cfg(target_os = "linux")]
+    {
+        // Linux begins to write the dirty pages of the part. It drops those that are clean, of which
+        // there are none: the part was written a moment ago.
+        let length = std::num::NonZeroU64::new(part.end.saturating_sub(part.start));
+        let _ = rustix::fs::fadvise(file, part.start, length, rustix::fs::Advice::DontNeed);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (file, part);
 }
 
 #[cfg(target_os = "linux")]

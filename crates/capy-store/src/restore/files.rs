@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,10 +18,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use capy_repo::{Defect, FileSink};
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid};
 
+use super::durable::begin_write_back;
 use crate::report::Findings;
 
 /// Handles kept open for files of more than one chunk: far below the usual limit of 1024.
 const HANDLES_MAX: usize = 256;
+
+/// Bytes of one file after which the disk is asked to begin: long enough to be written in few pieces,
+/// and of a gigabyte only a hundredth is left for the flush at the end.
+const WRITE_BACK_BYTES: u64 = 8 << 20;
 
 /// Mode of a file while it is being written: its owner's alone.
 const WRITING_MODE: u32 = 0o600;
@@ -32,6 +38,29 @@ struct Pending {
     length: u64,
     /// Created by the first chunk; taken by the finish.
     handle: Mutex<Handle>,
+    unsent: Mutex<Unsent>,
+}
+
+/// What was written to a file since the disk was last asked to begin.
+#[derive(Default)]
+struct Unsent {
+    bytes: u64,
+    /// The part of the file in which those bytes are.
+    part: Option<Range<u64>>,
+}
+
+impl Unsent {
+    /// Adds a write; hands out the part to be sent when it is worth it.
+    fn add(&mut self, offset: u64, length: u64) -> Option<Range<u64>> {
+        let end = offset + length;
+        self.part = Some(self.part.take().map_or(offset..end, |p| p.start.min(offset)..p.end.max(end)));
+        self.bytes += length;
+        if self.bytes < WRITE_BACK_BYTES {
+            return None;
+        }
+        self.bytes = 0;
+        self.part.take()
+    }
 }
 
 enum Handle {
@@ -56,7 +85,8 @@ impl RestoredFiles {
 
     /// Announces a file, before its first chunk is asked for.
     pub(crate) fn announce(&self, file: u64, path: PathBuf, mode: u32, length: u64) {
-        let pending = Pending { path, mode, length, handle: Mutex::new(Handle::NotCreated) };
+        let pending =
+            Pending { path, mode, length, handle: Mutex::new(Handle::NotCreated), unsent: Mutex::default() };
         lock(&self.pending).insert(file, Arc::new(pending));
     }
 
@@ -91,7 +121,13 @@ impl FileSink for RestoredFiles {
     fn write(&self, file: u64, offset: u64, data: &[u8]) -> io::Result<()> {
         let pending = self.pending(file)?;
         let single_write = offset == 0 && data.len() as u64 == pending.length;
-        self.handle(&pending, single_write)?.write_all_at(data, offset)
+        let handle = self.handle(&pending, single_write)?;
+        handle.write_all_at(data, offset)?;
+        let part = lock(&pending.unsent).add(offset, data.len() as u64);
+        if let Some(part) = part {
+            begin_write_back(&handle, part);
+        }
+        Ok(())
     }
 
     fn finished(&self, file: u64) -> io::Result<()> {
@@ -188,6 +224,14 @@ mod tests {
     fn an_empty_file_is_a_file() {
         let (_dir, path) = restored(&[], 0, 0o600);
         assert_eq!(path.metadata().expect("there").len(), 0);
+    }
+
+    #[test]
+    fn the_disk_is_asked_to_begin_once_enough_of_a_file_was_written_in_any_order() {
+        let mut unsent = Unsent::default();
+        assert_eq!(unsent.add(WRITE_BACK_BYTES, WRITE_BACK_BYTES - 1), None);
+        assert_eq!(unsent.add(100, 1), Some(100..2 * WRITE_BACK_BYTES - 1));
+        assert_eq!(unsent.add(0, 1), None);
     }
 
     #[test]
