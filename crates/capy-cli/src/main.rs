@@ -14,6 +14,7 @@ mod failure;
 mod human;
 mod output;
 mod progress;
+mod rates;
 mod secrets;
 mod session;
 

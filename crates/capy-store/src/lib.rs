@@ -43,6 +43,7 @@ mod location;
 mod manifest;
 mod metered;
 mod probe;
+mod rate;
 mod report;
 mod repository;
 mod restore;
@@ -71,7 +72,7 @@ pub use info::{
     PinInfo, PostgresInfo, TablespaceInfo, VerificationState,
 };
 pub use keys::{KeyKind, KeySlotInfo};
-pub use location::{Key, Location};
+pub use location::{Key, Location, StoreRates};
 pub use probe::probe;
 pub use report::{BackupReport, Defect, RestoreReport, Stage, VerifyLevel, VerifyReport, WalRange};
 pub use repository::{InitOptions, Repository};

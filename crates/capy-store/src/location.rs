@@ -3,6 +3,8 @@
 //! Contained by: every entry point that opens a repository. Invariant: a location's text form
 //! never holds a secret; credentials travel in [`StoreOptions`], which redacts them.
 
+use std::num::NonZeroU64;
+
 use capy_codec::SlotSecret;
 use capy_objects::StoreOptions;
 use capy_types::Secret;
@@ -17,18 +19,37 @@ use capy_types::Secret;
 pub struct Location {
     pub(crate) url: String,
     pub(crate) store: StoreOptions,
+    pub(crate) rates: StoreRates,
+}
+
+/// How fast bytes may go to a store and come from it, in bytes a second; as fast as they can when
+/// `None`. All operations of one open repository share them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StoreRates {
+    /// Bytes read from the store.
+    pub read: Option<NonZeroU64>,
+    /// Bytes written to the store. A pack goes as a whole: it waits for its turn before it is sent, and
+    /// the rate holds over several of them.
+    pub upload: Option<NonZeroU64>,
 }
 
 impl Location {
     /// A place that needs no options.
     pub fn new(url: impl Into<String>) -> Self {
-        Self { url: url.into(), store: StoreOptions::default() }
+        Self { url: url.into(), store: StoreOptions::default(), rates: StoreRates::default() }
     }
 
     /// Says how to reach it: endpoint, region, credentials, time limits.
     #[must_use]
     pub fn with_options(mut self, options: StoreOptions) -> Self {
         self.store = options;
+        self
+    }
+
+    /// Says how fast bytes may go there and come from there.
+    #[must_use]
+    pub const fn with_rates(mut self, rates: StoreRates) -> Self {
+        self.rates = rates;
         self
     }
 

@@ -80,7 +80,8 @@ impl Repository {
             key.check_strength()?;
         }
         let work = async {
-            let meter = MeteredStore::over(open_store(&location.url, &location.store, true).await?);
+            let meter =
+                MeteredStore::over(open_store(&location.url, &location.store, true).await?, location.rates);
             let env = Env::default();
             // A place that is taken is left alone: the repository says what is in the way.
             if meter.list("").next().await.is_none() {
@@ -124,7 +125,8 @@ impl Repository {
     pub async fn open(ctx: &Ctx, location: &Location, key: &Key) -> Result<Self> {
         ctx.progress.phase(Phase::Prepare, None);
         let work = async {
-            let meter = MeteredStore::over(open_store(&location.url, &location.store, false).await?);
+            let meter =
+                MeteredStore::over(open_store(&location.url, &location.store, false).await?, location.rates);
             let store = Arc::clone(&meter) as Arc<dyn Store>;
             let repo = capy_repo::Repository::open(store, Env::default(), key.as_slot_secret()).await?;
             Ok(Self { repo, meter })

@@ -1,8 +1,11 @@
 //! `capy-store backup`: a PostgreSQL cluster, a tar, or any stream into the repository.
 
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
-use capy_store::{BackupId, BackupOptions, BackupSource, Checkpoint, ClusterName, PostgresSource};
+use capy_store::{
+    BackupId, BackupOptions, BackupSource, Checkpoint, ClusterName, PostgresSource, StoreRates,
+};
 use clap::{ArgGroup, Args, ValueEnum};
 
 use crate::account::{self, WithMemory};
@@ -85,6 +88,14 @@ pub(crate) struct BackupArgs {
     #[arg(long, short = 'j', value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     jobs: Option<u16>,
 
+    /// Read at most so many bytes a second from the source: 50M, 1.5GiB, plain bytes
+    #[arg(long, value_name = "RATE", value_parser = crate::rates::parse)]
+    read_rate: Option<NonZeroU64>,
+
+    /// Write at most so many bytes a second to the repository
+    #[arg(long, value_name = "RATE", value_parser = crate::rates::parse)]
+    upload_rate: Option<NonZeroU64>,
+
     /// Memory to get along with, in MiB; many jobs then fill smaller packs
     #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(64..))]
     memory: u32,
@@ -100,13 +111,15 @@ enum CheckpointArg {
 
 pub(crate) async fn run(args: BackupArgs, session: &mut Session) -> anyhow::Result<Exit> {
     let source = source(&args)?;
-    let repository = session.open().await?;
+    let rates = StoreRates { upload: args.upload_rate, ..StoreRates::default() };
+    let repository = session.open_at(rates).await?;
     let mut options = BackupOptions::new(args.cluster);
     options.label = args.label;
     options.database = args.database;
     options.id = args.id;
     options.check_pages = !args.no_page_checks;
     options.jobs = args.jobs.map(usize::from);
+    options.read_rate = args.read_rate;
     options.memory_bytes = Some((args.memory as usize) << 20);
     let report = repository.backup(&session.ctx, source, options).await?;
     session.finish_progress();

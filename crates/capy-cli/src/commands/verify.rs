@@ -1,7 +1,9 @@
 //! `capy-store verify`: proof that what is stored is what was stored.
 
+use std::num::NonZeroU64;
+
 use capy_store::{
-    BackupSelector, ClusterName, Defect, VerifyLevel, VerifyOptions, VerifyReport, VerifyScope,
+    BackupSelector, ClusterName, Defect, StoreRates, VerifyLevel, VerifyOptions, VerifyReport, VerifyScope,
 };
 use clap::{Args, ValueEnum};
 
@@ -35,6 +37,10 @@ pub(crate) struct VerifyArgs {
     /// How thorough
     #[arg(long, value_enum, default_value_t = Level::Structure)]
     level: Level,
+
+    /// Read at most so many bytes a second from the repository: 50M, 1.5GiB, plain bytes
+    #[arg(long, value_name = "RATE", value_parser = crate::rates::parse)]
+    read_rate: Option<NonZeroU64>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -46,7 +52,7 @@ enum Level {
 }
 
 pub(crate) async fn run(args: VerifyArgs, session: &mut Session) -> anyhow::Result<Exit> {
-    let repository = session.open().await?;
+    let repository = session.open_at(StoreRates { read: args.read_rate, ..StoreRates::default() }).await?;
     let scope = match args.cluster {
         Some(cluster) => VerifyScope::Cluster(cluster),
         None if args.backups.is_empty() => VerifyScope::All,

@@ -19,6 +19,7 @@ use capy_types::{Ctx, ErrorKind};
 
 use super::pages::{PageChecker, PageTag};
 use super::required::{Kept, Which};
+use crate::rate::Pace;
 use crate::{Error, Result};
 
 /// Mode given to what has none of its own: streams and manifests that came without a tar header.
@@ -46,6 +47,7 @@ pub(super) struct Feeder<'a> {
     ctx: &'a Ctx,
     ingest: &'a mut Ingest,
     pages: Option<Arc<PageChecker>>,
+    pace: Option<Pace>,
     seen: HashSet<(u64, u64)>,
     /// Files begun so far: the number of the next one.
     files: u64,
@@ -64,8 +66,13 @@ struct Archive {
 }
 
 impl<'a> Feeder<'a> {
-    pub(super) fn new(ctx: &'a Ctx, ingest: &'a mut Ingest, pages: Option<Arc<PageChecker>>) -> Self {
-        Self { ctx, ingest, pages, seen: HashSet::new(), files: 0, archive: None, fed: Fed::default() }
+    pub(super) fn new(
+        ctx: &'a Ctx,
+        ingest: &'a mut Ingest,
+        pages: Option<Arc<PageChecker>>,
+        pace: Option<Pace>,
+    ) -> Self {
+        Self { ctx, ingest, pages, pace, seen: HashSet::new(), files: 0, archive: None, fed: Fed::default() }
     }
 
     /// Feeds everything.
@@ -79,6 +86,9 @@ impl<'a> Feeder<'a> {
                 SourceEvent::Data(bytes) => {
                     self.fed.read_bytes += bytes.len() as u64;
                     self.ctx.progress.advance(bytes.len() as u64);
+                    if let Some(pace) = &self.pace {
+                        pace.pass(bytes.len() as u64).await;
+                    }
                     self.data(&bytes).await?;
                 }
                 SourceEvent::EndArchive => self.end_archive().await?,

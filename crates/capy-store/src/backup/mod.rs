@@ -15,6 +15,7 @@ mod postgres;
 mod required;
 mod source;
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,7 @@ use tracing::instrument;
 pub use postgres::{Checkpoint, PostgresSource};
 pub use source::BackupSource;
 
+use crate::rate::Pace;
 use crate::report::{Findings, Stage};
 use crate::repository::cancellable;
 use crate::{BackupReport, Error, Repository, Result, convert, manifest};
@@ -53,6 +55,9 @@ pub struct BackupOptions {
     /// Memory in bytes it may take; 256 MiB when `None`. Packs get smaller, and requests more, where
     /// many jobs would not fit.
     pub memory_bytes: Option<usize>,
+    /// Bytes a second to read from the source at most: from a server over the network, or from its
+    /// disks.
+    pub read_rate: Option<NonZeroU64>,
 }
 
 impl BackupOptions {
@@ -67,6 +72,7 @@ impl BackupOptions {
             check_pages: true,
             jobs: None,
             memory_bytes: None,
+            read_rate: None,
         }
     }
 }
@@ -188,7 +194,9 @@ impl Taking<'_> {
         let since = Instant::now();
         self.ctx.progress.phase(Phase::Backup, source.total_bytes());
         let checker = self.options.check_pages.then(|| Arc::clone(&self.pages));
-        let fed = Feeder::new(self.ctx, ingest, checker).run(&mut source).await?;
+        let fed = Feeder::new(self.ctx, ingest, checker, self.options.read_rate.map(Pace::new))
+            .run(&mut source)
+            .await?;
         let mut stages = vec![stage("reading and storing", since)];
 
         let since = Instant::now();

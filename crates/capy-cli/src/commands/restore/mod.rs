@@ -2,10 +2,12 @@
 
 mod recovery;
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use capy_store::{
-    BackupSelector, Owner, RecoveryChoice, RestoreOptions, RestoreReport, TablespaceMapping, TarTarget,
+    BackupSelector, Owner, RecoveryChoice, RestoreOptions, RestoreReport, StoreRates, TablespaceMapping,
+    TarTarget,
 };
 use clap::Args;
 use serde_json::json;
@@ -70,6 +72,10 @@ pub(crate) struct RestoreArgs {
     #[arg(long, requires = "recovery_target", conflicts_with = "tar")]
     dry_run: bool,
 
+    /// Read at most so many bytes a second from the repository: 50M, 1.5GiB, plain bytes
+    #[arg(long, value_name = "RATE", value_parser = crate::rates::parse)]
+    read_rate: Option<NonZeroU64>,
+
     #[command(flatten)]
     recovery: recovery::RecoveryArgs,
 }
@@ -82,7 +88,8 @@ pub(crate) async fn run(args: RestoreArgs, session: &mut Session) -> anyhow::Res
         Some(text) => users::parse(text)?,
         None => Owner::Automatic { fallback: users::postgres() },
     };
-    let repository = session.open().await?;
+    let rates = StoreRates { read: args.read_rate, ..StoreRates::default() };
+    let repository = session.open_at(rates).await?;
     let report = match (args.to, args.tar) {
         (Some(to), _) => {
             let mut options = RestoreOptions::to(to);
