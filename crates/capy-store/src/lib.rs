@@ -76,7 +76,7 @@ pub use location::{Key, Location, StoreRates};
 pub use probe::probe;
 pub use report::{BackupReport, Defect, RestoreReport, Stage, VerifyLevel, VerifyReport, WalRange};
 pub use repository::{InitOptions, Repository};
-pub use restore::{Owner, Recovery, RestoreOptions, TablespaceMapping, TarTarget};
+pub use restore::{Delta, DeltaPlan, Owner, Recovery, RestoreOptions, TablespaceMapping, TarTarget};
 pub use restore_point::{
     RestorePointAt, RestorePointInfo, RestorePointKind, RestorePointOptions, RestorePointState,
 };

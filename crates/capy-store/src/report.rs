@@ -124,6 +124,11 @@ pub struct RestoreReport {
     pub directories: u64,
     /// Bytes written.
     pub restored_bytes: u64,
+    /// Bytes that were there already, with [`Delta`](crate::Delta).
+    pub kept_bytes: u64,
+    /// Files, links and directories with everything in them that were removed, with
+    /// [`Delta`](crate::Delta).
+    pub removed: u64,
     /// Bytes read from the store.
     pub read_bytes: u64,
     /// From start to the last flush.

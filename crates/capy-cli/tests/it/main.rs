@@ -2,6 +2,7 @@
 
 mod archiving;
 mod check;
+mod delta;
 mod documents;
 mod errors;
 mod harness;

@@ -5,11 +5,11 @@
 //! and whose length and whole-file CRC match the manifest.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use capy_codec::join_crc32c;
 use capy_format::Content;
-use capy_types::Ctx;
+use capy_types::{ChunkId, Ctx};
 
 use super::cursor::CursorFault;
 use super::{Defect, DefectKind, Reader, RefCursor, Want};
@@ -20,8 +20,26 @@ const WINDOW_CHUNKS: usize = 16_384;
 /// Files planned together, for windows of empty files: about 4 MiB.
 const WINDOW_FILES: usize = 65_536;
 
+/// Threads that look for chunks that are there already: they wait for disks and hash.
+const ASKING_THREADS_MAX: usize = 16;
+
 /// Receives the files of a bulk read. Called on several blocking threads at once.
 pub trait FileSink: Send + Sync {
+    /// Whether [`holds`](Self::holds) is asked for every chunk before it is fetched.
+    fn asks_first(&self) -> bool {
+        false
+    }
+
+    /// The CRC-32C of `chunk` when its `size` bytes are at `offset` of `file` already: then it is not
+    /// fetched. The implementation proves that they are.
+    ///
+    /// # Errors
+    /// Any error ends the whole read.
+    fn holds(&self, file: u64, offset: u64, chunk: &ChunkId, size: u32) -> std::io::Result<Option<u32>> {
+        let _ = (file, offset, chunk, size);
+        Ok(None)
+    }
+
     /// `data` belongs at `offset` of file `file`.
     ///
     /// # Errors
@@ -54,6 +72,8 @@ pub struct BulkReport {
     pub bytes: u64,
     /// Chunks delivered.
     pub chunks: u64,
+    /// Of the bytes, those that the sink held already.
+    pub held_bytes: u64,
 }
 
 /// One chunk of the window.
@@ -189,7 +209,10 @@ impl BulkRead {
                 })
             })
         };
-        for (want, defect) in self.reader.fetch(&self.ctx, &wants, accept).await? {
+        let missing = self.ask(&wants, &planned, &crcs).await?;
+        for (want, defect) in
+            self.reader.fetch(&self.ctx, missing.as_deref().unwrap_or(&wants), accept).await?
+        {
             let plan = usize::try_from(want.token).ok().and_then(|at| planned.get(at));
             if let Some((plan, number)) = plan {
                 self.sink.defect(*number, defect);
@@ -200,6 +223,42 @@ impl BulkRead {
         }
         self.fold(&wants, &planned, &crcs);
         self.close_files()
+    }
+
+    /// The chunks that the sink does not hold, looked for by several threads; `None` for all.
+    async fn ask(
+        &mut self,
+        wants: &[Want],
+        planned: &Arc<Vec<(Planned, u64)>>,
+        crcs: &Arc<Vec<AtomicU32>>,
+    ) -> Result<Option<Vec<Want>>, RepoError> {
+        if !self.sink.asks_first() {
+            return Ok(None);
+        }
+        let threads =
+            std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(ASKING_THREADS_MAX);
+        let next = Arc::new(AtomicUsize::new(0));
+        let wants: Arc<Vec<Want>> = Arc::new(wants.to_vec());
+        let asking: Vec<_> = (0..threads)
+            .map(|_| {
+                let (next, wants, planned, crcs) =
+                    (next.clone(), wants.clone(), planned.clone(), crcs.clone());
+                let (sink, ctx) = (self.sink.clone(), self.ctx.clone());
+                tokio::task::spawn_blocking(move || ask(&next, &wants, &planned, &crcs, &*sink, &ctx))
+            })
+            .collect();
+        let mut missing = Vec::new();
+        for asked in asking {
+            let asked = asked.await;
+            missing.extend(
+                asked
+                    .map_err(|_| RepoError::Internal { what: "a thread that compares died".to_owned() })??,
+            );
+        }
+        missing.sort_unstable_by_key(|want: &Want| want.token);
+        let bytes = |wants: &[Want]| wants.iter().map(|want| u64::from(want.size)).sum::<u64>();
+        self.report.held_bytes += bytes(&wants) - bytes(&missing);
+        Ok(Some(missing))
     }
 
     /// Adds the window's chunks, in file order, to the length and CRC of their files.
@@ -238,5 +297,35 @@ impl BulkRead {
             }
         }
         Ok(())
+    }
+}
+
+/// One thread's share of a window: whichever chunk is next. Returns those that are missing.
+fn ask(
+    next: &AtomicUsize,
+    wants: &[Want],
+    planned: &[(Planned, u64)],
+    crcs: &[AtomicU32],
+    sink: &dyn FileSink,
+    ctx: &Ctx,
+) -> Result<Vec<Want>, RepoError> {
+    let mut missing = Vec::new();
+    loop {
+        let at = next.fetch_add(1, Ordering::Relaxed);
+        let (Some(want), Some((plan, file)), Some(crc)) = (wants.get(at), planned.get(at), crcs.get(at))
+        else {
+            return Ok(missing);
+        };
+        ctx.check()?;
+        let held = sink
+            .holds(*file, plan.offset, &want.chunk, want.size)
+            .map_err(|source| RepoError::Sink { what: sink.describe(*file), source })?;
+        match held {
+            Some(found) => {
+                crc.store(found, Ordering::Relaxed);
+                ctx.progress.advance(u64::from(want.size));
+            }
+            None => missing.push(*want),
+        }
     }
 }

@@ -19,37 +19,38 @@ use super::files::{RestoredFiles, set_mode_and_owner, set_owner};
 use super::path::SafePath;
 use super::recovery::Prepared;
 use super::target::{TablespaceTarget, check_all, place_tablespaces};
-use super::{RestoreOptions, Restoring, durable, owner, relocate};
+use super::{Owner, RestoreOptions, Restoring, durable, owner, relocate};
+use crate::report::Findings;
 use crate::{Error, Result};
 
 /// The file without which PostgreSQL does not start.
-const CONTROL_FILE: &str = "global/pg_control";
+pub(super) const CONTROL_FILE: &str = "global/pg_control";
 /// Mode of the data directory and of everything made on the way: PostgreSQL insists.
-const DIRECTORY_MODE: u32 = 0o700;
+pub(super) const DIRECTORY_MODE: u32 = 0o700;
 /// Most links of one backup: PostgreSQL has one per tablespace. Bounds what is remembered.
 const LINKS_MAX: usize = 100_000;
 /// Defects told in the error of a failed restore.
 const DEFECTS_TOLD: usize = 5;
 
 /// A file to be written when everything else is on disk.
-struct Last {
-    path: PathBuf,
-    entry: FileEntry,
+pub(super) struct Last {
+    pub(super) path: PathBuf,
+    pub(super) entry: FileEntry,
 }
 
 /// What one pass over the manifest leaves to be done.
 #[derive(Default)]
-struct Later {
+pub(super) struct Later {
     directories: Vec<(PathBuf, u32)>,
-    links: Vec<(PathBuf, PathBuf)>,
-    control: Option<Last>,
+    pub(super) links: Vec<(PathBuf, PathBuf)>,
+    pub(super) control: Option<Last>,
 }
 
 /// Where things go.
-struct Places<'a> {
-    target: &'a Path,
+pub(super) struct Places<'a> {
+    pub(super) target: &'a Path,
     tablespaces: &'a [TablespaceTarget],
-    owner: Option<(u32, u32)>,
+    pub(super) owner: Option<(u32, u32)>,
     /// Directories known to exist, so that each is made once. Bounded: see `DIRECTORIES_KNOWN_MAX`.
     known: HashSet<PathBuf>,
     /// Directories made below the roots.
@@ -74,10 +75,7 @@ pub(super) async fn restore(
         &options.tablespace_mapping,
     )?;
     check_all(&target, &tablespaces)?;
-    let is_root = rustix::process::geteuid().is_root();
-    let owner = owner::choose(options.owner, &target, is_root);
-    let mut places =
-        Places { target: &target, tablespaces: &tablespaces, owner, known: HashSet::new(), made: 0 };
+    let mut places = Places::new(&target, &tablespaces, options.owner);
     places.make_roots()?;
 
     let since = Instant::now();
@@ -85,21 +83,34 @@ pub(super) async fn restore(
     let reader = restoring.repository.repo.reader(restoring.ctx, ReadOptions::default()).await?;
     let later = write_files(restoring, &reader, &mut places).await?;
     restoring.stage("writing", since);
+    complete(restoring, &reader, &places, later, recovery).await?;
+    restoring.report.target = Some(target);
+    Ok(())
+}
 
+/// Everything after the last chunk of the last file but one.
+pub(super) async fn complete(
+    restoring: &mut Restoring<'_>,
+    reader: &Reader,
+    places: &Places<'_>,
+    later: Later,
+    recovery: Option<&Prepared>,
+) -> Result<()> {
+    let target = places.target;
     let since = Instant::now();
     restoring.ctx.progress.phase(Phase::Sync, None);
     let control = match &later.control {
-        Some(last) => Some(read_whole(&reader, &last.entry).await?),
+        Some(last) => Some(read_whole(reader, &last.entry).await?),
         None => None,
     };
-    if relocate::rewrite_tablespace_map(&target, &tablespaces)? {
+    if relocate::rewrite_tablespace_map(target, places.tablespaces)? {
         let what = "tablespaces moved: tablespace_map, and its line in backup_manifest, say where to";
         restoring.report.notices.push(what.to_owned());
     }
     let owner = places.owner;
     if let Some(prepared) = recovery {
         let control = control.as_deref().ok_or_else(no_control_file)?;
-        restoring.repository.set_up_recovery(restoring.ctx, prepared, &target, control, owner).await?;
+        restoring.repository.set_up_recovery(restoring.ctx, prepared, target, control, owner).await?;
     }
     // Flushing may take minutes: not on an async thread.
     let (flushed, roots) = (later, places.roots());
@@ -107,13 +118,15 @@ pub(super) async fn restore(
     restoring.report.directories +=
         finishing.await.map_err(|_| internal("the flushing thread panicked"))??;
     restoring.stage("flushing", since);
-    if is_root && owner.is_none_or(|(uid, _)| uid == 0) && restoring.record.postgres.is_some() {
+    if rustix::process::geteuid().is_root()
+        && owner.is_none_or(|(uid, _)| uid == 0)
+        && restoring.record.postgres.is_some()
+    {
         restoring.report.notices.push(
             "the files belong to root, as whom PostgreSQL does not start: give them to its user with chown -R"
                 .to_owned(),
         );
     }
-    restoring.report.target = Some(target);
     Ok(())
 }
 
@@ -125,9 +138,19 @@ fn internal(what: &str) -> Error {
     Error::new(ErrorKind::Internal, what)
 }
 
-impl Places<'_> {
+impl<'a> Places<'a> {
+    pub(super) fn new(target: &'a Path, tablespaces: &'a [TablespaceTarget], owner: Owner) -> Self {
+        let owner = owner::choose(owner, target, rustix::process::geteuid().is_root());
+        Self { target, tablespaces, owner, known: HashSet::new(), made: 0 }
+    }
+
+    /// Directories made, or there before.
+    pub(super) fn count(&self) -> u64 {
+        self.roots().len() as u64 + self.made
+    }
+
     /// Makes the target and the tablespaces' directories.
-    fn make_roots(&mut self) -> Result<()> {
+    pub(super) fn make_roots(&mut self) -> Result<()> {
         for root in self.roots() {
             std::fs::create_dir_all(&root)
                 .and_then(|()| set_mode_and_owner(&root, DIRECTORY_MODE, self.owner))
@@ -144,7 +167,7 @@ impl Places<'_> {
     }
 
     /// The directory an archive's paths are relative to.
-    fn base_of(&self, kind: &ArchiveKind) -> Result<PathBuf> {
+    pub(super) fn base_of(&self, kind: &ArchiveKind) -> Result<PathBuf> {
         match kind {
             ArchiveKind::Tablespace { oid, .. } => {
                 let found = self.tablespaces.iter().find(|t| t.oid == *oid);
@@ -161,7 +184,7 @@ impl Places<'_> {
     }
 
     /// Makes `directory` and what is missing above it, up to a root.
-    fn make(&mut self, directory: &Path) -> Result<()> {
+    pub(super) fn make(&mut self, directory: &Path) -> Result<()> {
         if self.known.contains(directory) {
             return Ok(());
         }
@@ -209,7 +232,7 @@ async fn write_files(
     let sink = Arc::new(RestoredFiles::new(places.owner));
     let mut bulk = reader.bulk(restoring.ctx, Arc::clone(&sink) as Arc<_>);
     let mut manifest = reader.manifest(&restoring.record.manifest);
-    let mut later = tablespace_links(places)?;
+    let mut later = later_links(places)?;
     let mut base = places.target.to_owned();
     let mut in_base_archive = false;
     let mut number = 0;
@@ -238,8 +261,8 @@ async fn write_files(
     let done = bulk.finish().await?;
     restoring.report.files += done.files;
     restoring.report.restored_bytes += done.bytes;
-    restoring.report.directories += places.roots().len() as u64 + places.made;
-    refuse_defects(&sink)?;
+    restoring.report.directories += places.count();
+    refuse_defects(&sink.take_defects())?;
     if let Some(control) = &later.control {
         restoring.report.files += 1;
         restoring.report.restored_bytes += control.entry.content.length;
@@ -258,9 +281,13 @@ async fn ask(
     Ok(bulk.file(number, &file.content).await?)
 }
 
-fn directory(places: &mut Places<'_>, base: &Path, meta: &Meta, later: &mut Later) -> Result<()> {
-    // Foreign tars begin with an entry for the directory itself.
-    if meta.path.iter().all(|b| matches!(b, b'.' | b'/')) && !meta.path.windows(2).any(|w| w == b"..") {
+/// Foreign tars begin with an entry for the directory itself.
+pub(super) fn is_root_entry(meta: &Meta) -> bool {
+    meta.path.iter().all(|b| matches!(b, b'.' | b'/')) && !meta.path.windows(2).any(|w| w == b"..")
+}
+
+pub(super) fn directory(places: &mut Places<'_>, base: &Path, meta: &Meta, later: &mut Later) -> Result<()> {
+    if is_root_entry(meta) {
         return Ok(());
     }
     let path = SafePath::parse(&meta.path)?.under(base);
@@ -272,29 +299,47 @@ fn directory(places: &mut Places<'_>, base: &Path, meta: &Meta, later: &mut Late
     Ok(())
 }
 
-fn link(places: &mut Places<'_>, base: &Path, meta: &Meta, target: &[u8], later: &mut Later) -> Result<()> {
+/// A link of the backup: its path and where it leads. Links of tablespaces are made from the record,
+/// where the mapping is known.
+pub(super) fn own_link(
+    places: &Places<'_>,
+    base: &Path,
+    meta: &Meta,
+    target: &[u8],
+) -> Result<Option<(PathBuf, PathBuf)>> {
     use std::os::unix::ffi::OsStrExt;
-    let path = SafePath::parse(&meta.path)?;
-    let full = path.under(base);
-    // Links of tablespaces are made from the record, where the mapping is known.
-    let is_tablespace =
-        places.tablespaces.iter().any(|t| t.linked && full == tablespace_link(places.target, t.oid));
-    if is_tablespace {
-        return Ok(());
-    }
+    let full = SafePath::parse(&meta.path)?.under(base);
+    let mut linked = places.tablespaces.iter().filter(|t| t.linked);
+    let is_tablespace = linked.any(|t| full == tablespace_link(places.target, t.oid));
+    Ok((!is_tablespace).then(|| (full, PathBuf::from(std::ffi::OsStr::from_bytes(target)))))
+}
+
+pub(super) fn link(
+    places: &mut Places<'_>,
+    base: &Path,
+    meta: &Meta,
+    target: &[u8],
+    later: &mut Later,
+) -> Result<()> {
+    let Some((full, target)) = own_link(places, base, meta, target)? else { return Ok(()) };
     if later.links.len() >= LINKS_MAX {
         return Err(Error::new(ErrorKind::Corrupt, format!("the backup has more than {LINKS_MAX} links")));
     }
     places.make(full.parent().unwrap_or(base))?;
-    later.links.push((full, PathBuf::from(std::ffi::OsStr::from_bytes(target))));
+    later.links.push((full, target));
     Ok(())
 }
 
-/// The links in `pg_tblspc`, made with all others at the end.
-fn tablespace_links(places: &mut Places<'_>) -> Result<Later> {
-    let linked = || places.tablespaces.iter().filter(|tablespace| tablespace.linked);
-    let links = linked().map(|t| (tablespace_link(places.target, t.oid), t.directory.clone())).collect();
-    if linked().next().is_some() {
+/// The links in `pg_tblspc`.
+pub(super) fn tablespace_links(places: &Places<'_>) -> Vec<(PathBuf, PathBuf)> {
+    let linked = places.tablespaces.iter().filter(|tablespace| tablespace.linked);
+    linked.map(|t| (tablespace_link(places.target, t.oid), t.directory.clone())).collect()
+}
+
+/// Made with all others at the end.
+pub(super) fn later_links(places: &mut Places<'_>) -> Result<Later> {
+    let links = tablespace_links(places);
+    if !links.is_empty() {
         places.make(&places.target.join("pg_tblspc"))?;
     }
     Ok(Later { links, ..Later::default() })
@@ -346,8 +391,7 @@ async fn read_whole(reader: &Reader, file: &FileEntry) -> Result<Vec<u8>> {
     Ok(whole)
 }
 
-fn refuse_defects(sink: &RestoredFiles) -> Result<()> {
-    let defects = sink.take_defects();
+pub(super) fn refuse_defects(defects: &Findings) -> Result<()> {
     if defects.is_empty() {
         return Ok(());
     }

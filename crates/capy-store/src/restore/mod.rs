@@ -9,6 +9,7 @@
 //! whole checksum matched; a restore that did not end well leaves a directory that does not start.
 
 mod ahead;
+mod delta;
 mod durable;
 mod files;
 mod full;
@@ -27,6 +28,7 @@ use capy_format::BackupRecord;
 use capy_types::{BackupSelector, Ctx, Phase};
 use tracing::instrument;
 
+pub use delta::{Delta, DeltaPlan};
 pub use owner::Owner;
 pub use recovery::Recovery;
 pub(crate) use select::prefix_of;
@@ -52,6 +54,9 @@ pub struct RestoreOptions {
     pub files: Vec<String>,
     /// Who gets the files.
     pub owner: Owner,
+    /// Bring an existing directory to the backup's state: what is right stays, what differs is fetched,
+    /// and what the backup does not have is removed.
+    pub delta: Option<Delta>,
     /// Point-in-time recovery: the directory is set up to replay the archive up to a target.
     pub recovery: Option<Recovery>,
 }
@@ -64,6 +69,7 @@ impl RestoreOptions {
             tablespace_mapping: Vec::new(),
             files: Vec::new(),
             owner: Owner::default(),
+            delta: None,
             recovery: None,
         }
     }
@@ -99,6 +105,8 @@ impl<'a> Restoring<'a> {
             files: 0,
             directories: 0,
             restored_bytes: 0,
+            kept_bytes: 0,
+            removed: 0,
             read_bytes: 0,
             elapsed: std::time::Duration::ZERO,
             stages: Vec::new(),
@@ -172,7 +180,13 @@ impl Repository {
             };
             let mut restoring = Restoring::begin(self, ctx, &backup).await?;
             restoring.report.notices.extend(notice);
-            if options.files.is_empty() {
+            if options.delta.is_some() && !options.files.is_empty() {
+                return Err(Error::invalid("a delta restore is of a whole backup, not of single files"));
+            }
+            if options.delta.is_some() {
+                delta::restore(&mut restoring, &options, prepared.as_ref()).await?;
+                restoring.recovered(prepared);
+            } else if options.files.is_empty() {
                 full::restore(&mut restoring, &options, prepared.as_ref()).await?;
                 restoring.recovered(prepared);
             } else {

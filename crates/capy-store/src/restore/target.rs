@@ -126,7 +126,7 @@ pub(crate) fn check_all(target: &Path, tablespaces: &[TablespaceTarget]) -> Resu
 }
 
 /// Refuses two destinations of which one is, or lies in, the other.
-fn check_apart(places: &[&Path]) -> Result<()> {
+pub(super) fn check_apart(places: &[&Path]) -> Result<()> {
     for (at, one) in places.iter().enumerate() {
         for other in places.iter().skip(at + 1) {
             if one.starts_with(other) || other.starts_with(one) {

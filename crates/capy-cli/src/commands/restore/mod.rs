@@ -6,8 +6,8 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use capy_store::{
-    BackupSelector, Owner, RecoveryChoice, RestoreOptions, RestoreReport, StoreRates, TablespaceMapping,
-    TarTarget,
+    BackupSelector, Delta, DeltaPlan, Owner, RecoveryChoice, Repository, RestoreOptions, RestoreReport,
+    StoreRates, TablespaceMapping, TarTarget,
 };
 use clap::Args;
 use serde_json::json;
@@ -27,6 +27,11 @@ use crate::session::Session;
 /// Run as root, files are given to the owner of the target directory, or of its parent, or to
 /// the user postgres, whichever is the first that is not root; --owner says otherwise.
 ///
+/// With --delta the directory may be an earlier state of the cluster, its server stopped: what is there
+/// is hashed, only chunks that differ are fetched, and what the backup does not have is removed
+/// (--dry-run lists it). The result is that of a restore into an empty directory; one that was
+/// interrupted can be run again.
+///
 /// With a target the directory is set up for point-in-time recovery: the best backup is chosen (with
 /// CLUSTER/latest; an id means exactly that one), the target is proven reachable before a byte is
 /// written, and PostgreSQL, once started, replays the archive up to it and promotes. The copy never
@@ -40,6 +45,7 @@ use crate::session::Session;
     capy-store restore main/latest --to /tmp/copy --tablespace-mapping /mnt/fast=/tmp/copy-fast\n  \
     capy-store restore main/latest --tar - | tar -tvf -\n  \
     capy-store restore main/latest --to /tmp/some --file 'base/5/*' --file backup_label\n  \
+    capy-store restore main/latest --to DIR --delta --dry-run\n  \
     capy-store restore main/latest --to DIR --target-time 2026-11-21T06:54:52Z\n  \
     capy-store restore main/latest --to DIR --target-name before_migration --wal-into")]
 pub(crate) struct RestoreArgs {
@@ -68,8 +74,18 @@ pub(crate) struct RestoreArgs {
     #[arg(long, value_name = "USER[:GROUP]")]
     owner: Option<String>,
 
-    /// Only say what a recovery would do: which backup, timeline and WAL, or what is in the way
-    #[arg(long, requires = "recovery_target", conflicts_with = "tar")]
+    /// Bring an existing directory to the backup's state: keep what is right, fetch what differs,
+    /// remove what the backup does not have
+    #[arg(long, conflicts_with_all = ["tar", "files"])]
+    delta: bool,
+
+    /// With --delta: also a directory that is not known to be of the backup's cluster
+    #[arg(long, requires = "delta")]
+    force: bool,
+
+    /// Only say what a recovery would do (which backup, timeline and WAL, or what is in the way), and
+    /// what --delta would remove
+    #[arg(long, conflicts_with = "tar")]
     dry_run: bool,
 
     /// Read at most so many bytes a second from the repository: 50M, 1.5GiB, plain bytes
@@ -96,15 +112,14 @@ pub(crate) async fn run(args: RestoreArgs, session: &mut Session) -> anyhow::Res
             options.tablespace_mapping = args.mapping;
             options.files = args.files;
             options.owner = owner;
+            options.delta = args.delta.then(|| {
+                let mut delta = Delta::new();
+                delta.force = args.force;
+                delta
+            });
             options.recovery = args.recovery.recovery(&session.global, args.backup.cluster())?;
-            // Taken only by a dry run: the restore itself needs it.
-            if args.dry_run
-                && let Some(recovery) = options.recovery.take()
-            {
-                let plan = repository.plan_recovery(&session.ctx, &args.backup, recovery).await?;
-                session.finish_progress();
-                session.output.answer(&json!({ "recovery": plan }), |_| plan_text(plan.as_ref()))?;
-                return Ok(Exit::Success);
+            if args.dry_run {
+                return dry_run(&repository, session, &args.backup, options).await;
             }
             repository.restore(&session.ctx, &args.backup, options).await?
         }
@@ -121,6 +136,43 @@ pub(crate) async fn run(args: RestoreArgs, session: &mut Session) -> anyhow::Res
     let with_memory = WithMemory::of(&report);
     session.output.account(&with_memory, |with| text(&report, &with.memory_text()))?;
     Ok(Exit::Success)
+}
+
+/// Says what the restore would do.
+async fn dry_run(
+    repository: &Repository,
+    session: &mut Session,
+    backup: &BackupSelector,
+    mut options: RestoreOptions,
+) -> anyhow::Result<Exit> {
+    if options.delta.is_none() && options.recovery.is_none() {
+        let failure = Failure::invalid("a dry run tells of a recovery or of --delta, and none was asked for");
+        return Err(failure.into());
+    }
+    let mut backup = backup.clone();
+    let mut recovery = None;
+    if let Some(wish) = options.recovery.take() {
+        recovery = repository.plan_recovery(&session.ctx, &backup, wish).await?;
+        if let Some(plan) = &recovery {
+            backup = plan.backup_key.clone().into();
+        }
+    }
+    let delta = match options.delta {
+        Some(_) => Some(repository.plan_delta(&session.ctx, &backup, &options).await?),
+        None => None,
+    };
+    session.finish_progress();
+    let document = json!({ "recovery": recovery, "remove": delta.as_ref().map(|delta| &delta.remove) });
+    session.output.answer(&document, |_| {
+        let recovery = (recovery.is_some() || delta.is_none()).then(|| plan_text(recovery.as_ref()));
+        recovery.unwrap_or_default() + &delta.as_ref().map(removal_text).unwrap_or_default()
+    })?;
+    Ok(Exit::Success)
+}
+
+fn removal_text(delta: &DeltaPlan) -> String {
+    let lines = delta.remove.iter().map(|path| format!("remove {}\n", path.display()));
+    if delta.remove.is_empty() { "nothing to remove\n".to_owned() } else { lines.collect() }
 }
 
 fn plan_text(plan: Option<&RecoveryChoice>) -> String {
@@ -155,6 +207,10 @@ fn text(report: &RestoreReport, memory: &str) -> String {
         ("peak memory", memory.to_owned()),
         ("time", account::stages(&report.stages)),
     ]);
+    if report.kept_bytes > 0 || report.removed > 0 {
+        let (kept, removed) = (bytes(report.kept_bytes), report.removed);
+        text.push_str(&format!("note: {kept} were there already; {removed} entries were removed\n"));
+    }
     if let Some(recovery) = &report.recovery {
         text.push_str(&format!(
             "recovery to {} on timeline {}, WAL {} to {}: start PostgreSQL on it\n",
