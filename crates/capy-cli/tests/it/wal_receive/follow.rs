@@ -109,8 +109,8 @@ fn at_a_promotion_the_old_timeline_ends_and_the_new_one_is_archived() {
 }
 
 fn check_promotion(major: u32) {
-    let primary = server().major(major).start();
-    let standby = standby_of(&primary);
+    let mut primary = server().major(major).start();
+    let standby = standby_of(&mut primary);
     let cli = Cli::with_repository();
     let receiver = Receiver::start(&cli, &conninfo(&standby), &[]);
     receiver.says("streaming timeline 1");
@@ -175,19 +175,19 @@ fn switch_and_receive(cli: &Cli, cluster: &Cluster) -> String {
     last
 }
 
-fn standby_of(primary: &Cluster) -> Cluster {
-    let copy = primary.path().join("copy");
-    primary.base_backup(&["-D", text(&copy), "-R", "-X", "stream"]);
+/// A standby on a copy of the stopped primary's files: `pg_basebackup` knows no newer servers.
+fn standby_of(primary: &mut Cluster) -> Cluster {
+    primary.stop_server();
+    let (from, line) = (primary.data(), format!("primary_conninfo = '{}'\n", conninfo(primary)));
     let fill = |data: &Path| {
-        let status = Command::new("cp").args(["-a", &format!("{}/.", text(&copy)), text(data)]).status();
+        let status = Command::new("cp").args(["-a", &format!("{}/.", text(&from)), text(data)]).status();
         assert!(status.unwrap().success());
-        // The copying program's own line has options that an older server does not know.
-        let auto = data.join("postgresql.auto.conf");
-        let line = format!("primary_conninfo = '{}'\n", conninfo(primary));
-        let settings = fs::read_to_string(&auto).unwrap() + &line;
-        fs::write(&auto, settings).unwrap();
+        fs::write(data.join("standby.signal"), "").unwrap();
+        fs::write(data.join("postgresql.auto.conf"), line).unwrap();
     };
-    Cluster::builder().major(primary.major()).start_from(fill)
+    let standby = Cluster::builder().major(primary.major()).start_from(fill);
+    primary.start_server();
+    standby
 }
 
 #[test]
