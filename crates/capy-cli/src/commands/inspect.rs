@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use capy_store::inspect::{Inspection, ManifestInspection};
+use capy_store::inspect::{Inspection, ManifestInspection, WalObject};
 use capy_store::{BackupSelector, ChunkId, IndexId, PackId};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -21,7 +21,8 @@ use crate::session::Session;
     capy-store inspect repo\n  \
     capy-store inspect root\n  \
     capy-store inspect manifest main/latest | less\n  \
-    capy-store inspect chunk 3fa2...c1 --output chunk.bin")]
+    capy-store inspect chunk 3fa2...c1 --output chunk.bin\n  \
+    capy-store inspect wal main/000000010000000000000003")]
 pub(crate) struct InspectArgs {
     #[command(subcommand)]
     what: What,
@@ -62,6 +63,12 @@ enum What {
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
+    /// A file of a WAL archive: its object's header, the facts about it, what is in it, and the trailer
+    Wal {
+        /// CLUSTER/FILE, or the name of an object below wal/, wal-conflicts/, wal-facts/ or archives/
+        #[arg(value_name = "CLUSTER/FILE|OBJECT")]
+        object: WalObject,
+    },
     /// The key slots as stored, secrets left out; needs no passphrase
     Key,
 }
@@ -78,6 +85,7 @@ pub(crate) async fn run(args: InspectArgs, session: &mut Session) -> anyhow::Res
         What::Repo => repository.inspect_repo(ctx).await?,
         What::Root { generation } => repository.inspect_root(ctx, generation).await?,
         What::Pack { pack } => repository.inspect_pack(ctx, pack).await?,
+        What::Wal { object } => repository.inspect_wal(ctx, &object).await?,
         What::Index { index } => repository.inspect_index(ctx, index).await?,
         What::Chunk { chunk, output } => {
             let (found, plain) = repository.inspect_chunk(ctx, chunk).await?;

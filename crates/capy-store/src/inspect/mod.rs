@@ -7,6 +7,7 @@
 mod manifest;
 mod object;
 mod pack;
+mod wal;
 
 use capy_format::{KeySlot, ObjectKind, names};
 use capy_objects::{ObjectInfo, StoreError, open_store};
@@ -16,6 +17,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 pub use manifest::{ManifestEntry, ManifestInspection};
+pub use wal::WalObject;
 
 use crate::repository::cancellable;
 use crate::{Location, Repository, Result};
@@ -205,6 +207,18 @@ impl Repository {
     /// Safe to drop; nothing is written.
     pub async fn inspect_chunk(&self, ctx: &Ctx, chunk: ChunkId) -> Result<(Inspection, Option<Vec<u8>>)> {
         cancellable(ctx, pack::inspect_chunk(self, ctx, chunk)).await
+    }
+
+    /// An object of a WAL archive: header, facts, what is in the file, and trailer, each as far as it
+    /// can be read. Where the facts cannot, they are read from the file again.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such object; `Unavailable`, `Denied` from the store.
+    ///
+    /// # Cancellation
+    /// Safe to drop; nothing is written.
+    pub async fn inspect_wal(&self, ctx: &Ctx, what: &WalObject) -> Result<Inspection> {
+        cancellable(ctx, wal::inspect(self, what)).await
     }
 
     /// The entries of a backup's manifest, at most `limit` of them.

@@ -1,7 +1,9 @@
 //! The layers of small objects: header, seal, compression, document.
 
 use capy_codec::{Compression, Decompressor, RepositoryKeys};
-use capy_format::{HEADER_BYTES, Header, IndexObject, ObjectKind, Root, names, object_aad, split_object};
+use capy_format::{
+    HEADER_BYTES, Header, IndexObject, ObjectKind, Root, WalFacts, names, object_aad, split_object,
+};
 use serde_json::{Value, json};
 
 use super::Inspection;
@@ -13,6 +15,7 @@ pub(super) const PREFIXES: &[(&str, &str)] = &[
     ("indexes", names::INDEX_PREFIX),
     ("packs", names::PACKS_PREFIX),
     ("backups", names::BACKUPS_PREFIX),
+    ("wal", names::WAL_PREFIX),
 ];
 
 /// Notes the header; returns the stored body when the object is what it should be.
@@ -65,7 +68,13 @@ pub(super) fn sealed(keys: &RepositoryKeys, name: &str, bytes: &[u8], kind: Obje
     found
 }
 
-fn open(keys: &RepositoryKeys, name: &str, header: &Header, body: &[u8]) -> Result<Vec<u8>, String> {
+/// Opens the body of a sealed object.
+pub(super) fn open(
+    keys: &RepositoryKeys,
+    name: &str,
+    header: &Header,
+    body: &[u8],
+) -> Result<Vec<u8>, String> {
     let mut body = body.to_vec();
     let aad = object_aad(&header.encode(), name);
     let length = keys
@@ -98,6 +107,10 @@ fn document(name: &str, kind: ObjectKind, plain: &[u8]) -> Result<Value, String>
         ObjectKind::Root => {
             let root = Root::from_json(name, plain).map_err(|error| error.to_string())?;
             serde_json::to_value(&root).map_err(|error| error.to_string())
+        }
+        ObjectKind::WalFacts => {
+            let facts = WalFacts::from_json_lines(name, plain).map_err(|error| error.to_string())?;
+            serde_json::to_value(&facts).map_err(|error| error.to_string())
         }
         _ => serde_json::from_slice(plain).map_err(|error| error.to_string()),
     }

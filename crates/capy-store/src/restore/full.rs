@@ -76,6 +76,9 @@ pub(super) async fn restore(
     )?;
     check_all(&target, &tablespaces)?;
     let mut places = Places::new(&target, &tablespaces, options.owner);
+    if let Some(prepared) = recovery {
+        prepared.make_tablespaces(places.owner)?;
+    }
     places.make_roots()?;
 
     let since = Instant::now();
@@ -152,9 +155,7 @@ impl<'a> Places<'a> {
     /// Makes the target and the tablespaces' directories.
     pub(super) fn make_roots(&mut self) -> Result<()> {
         for root in self.roots() {
-            std::fs::create_dir_all(&root)
-                .and_then(|()| set_mode_and_owner(&root, DIRECTORY_MODE, self.owner))
-                .map_err(|error| Error::io(format!("make {}", root.display()), error))?;
+            make_root(&root, self.owner)?;
             self.known.insert(root);
         }
         Ok(())
@@ -207,6 +208,13 @@ impl<'a> Places<'a> {
         self.known.insert(directory.to_owned());
         Ok(())
     }
+}
+
+/// Makes a directory that a restore or the server fills, with what is missing above it.
+pub(super) fn make_root(root: &Path, owner: Option<(u32, u32)>) -> Result<()> {
+    std::fs::create_dir_all(root)
+        .and_then(|()| set_mode_and_owner(root, DIRECTORY_MODE, owner))
+        .map_err(|error| Error::io(format!("make {}", root.display()), error))
 }
 
 fn not_a_directory(path: &Path) -> Error {

@@ -15,6 +15,7 @@ use capy_types::{BackupSelector, ClusterName, Ctx, ErrorKind, WalFile};
 use super::durable;
 use crate::repository::cancellable;
 use crate::wal::RecoveryChoice;
+use crate::wal::borders::CUT_LOCATION;
 use crate::wal::target::Wish;
 use crate::{Error, Repository, Result};
 
@@ -76,6 +77,15 @@ pub(super) struct Aimed {
 }
 
 impl Prepared {
+    /// Makes the directories of tablespaces that replay makes: the server insists that they are
+    /// there.
+    pub(super) fn make_tablespaces(&self, owner: Option<(u32, u32)>) -> Result<()> {
+        for location in self.choice.tablespaces.iter().map(Path::new).filter(|path| path.is_absolute()) {
+            super::full::make_root(location, owner)?;
+        }
+        Ok(())
+    }
+
     pub(super) fn into_choice(self) -> RecoveryChoice {
         self.choice
     }
@@ -167,6 +177,8 @@ impl Repository {
             timeline: match choice.plan_target {
                 RecoveryTarget::Immediate => TargetTimeline::Current,
                 _ if recovery.standby => TargetTimeline::Latest,
+                // A server that is given a number insists on the history.
+                _ if !choice.has_history => TargetTimeline::Current,
                 _ => TargetTimeline::Id(choice.timeline),
             },
             action: recovery.action,
@@ -232,6 +244,12 @@ impl Repository {
 /// would write into that.
 fn refuse_foreign_tablespaces(choice: &RecoveryChoice) -> Result<()> {
     for location in &choice.tablespaces {
+        if let Some(known) = location.strip_suffix(CUT_LOCATION) {
+            let what = format!("replay would make a tablespace at a place of which only {known} is known");
+            return Err(
+                Error::new(ErrorKind::Conflict, what).with_hint("recover to a target before it was made")
+            );
+        }
         let occupied = std::fs::read_dir(location).is_ok_and(|mut entries| entries.next().is_some());
         if occupied {
             let what =

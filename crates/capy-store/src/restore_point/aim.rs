@@ -1,8 +1,7 @@
 //! The recovery that leads to a stored moment.
 //!
 //! Contained by: the state of a restore point, and the restore to a label. Where the log has the name
-//! once, recovery goes by name; where another point of that name comes first, or where its record
-//! crosses the border of two segments, it goes by position.
+//! once, recovery goes by name; where another point of that name comes first, it goes by position.
 
 use capy_format::RestorePoint;
 use capy_postgres::recovery::RecoveryTarget;
@@ -52,7 +51,7 @@ fn aim_into_log(
         let Ok(history) = archive.history(timeline) else { continue };
         let mut met = known.iter().filter(|other| other.is_on(archive, &history));
         if let Some(own) = met.clone().find(|other| other.ends_at(end)) {
-            let is_only = met.all(|other| other.at == own.at && !other.crosses);
+            let is_only = met.all(|other| other.at == own.at);
             let by_name =
                 Aim { target: RecoveryTarget::Name(point.label.clone()), timeline, inclusive: true };
             return Ok(if is_only { by_name } else { by_position(timeline) });
@@ -89,7 +88,7 @@ fn timeline_at(archive: &Archive, moment: Timestamp) -> TimelineId {
 }
 
 fn oldest(archive: &Archive) -> TimelineId {
-    archive.timelines().into_iter().min().unwrap_or(TimelineId::from_u32(1))
+    archive.oldest().unwrap_or(TimelineId::from_u32(1))
 }
 
 /// The timeline that WAL may still come of.

@@ -1,13 +1,11 @@
 //! The restore points that the archived log has.
 //!
-//! Contained by: the aim. A record that crosses the border of two segments is no event of either: it
-//! is put together from what the facts of both have of it.
+//! Contained by: the aim. The archive has put together those that cross the border of two segments.
 
 use std::collections::BTreeMap;
 
-use capy_format::{SegmentFacts, WalEventKind};
+use capy_format::WalEventKind;
 use capy_postgres::TimelineHistory;
-use capy_postgres::wal::{PgMajor, WalEvent, decode_event};
 use capy_types::{Lsn, SegmentName, TimelineId};
 
 use crate::wal::archive::Archive;
@@ -22,8 +20,6 @@ pub(super) struct NamedPoint {
     /// Where its record begins.
     pub(super) at: Lsn,
     segment: SegmentName,
-    /// Whether its record ends in the next segment: recovery finds it, the archive's events do not.
-    pub(super) crosses: bool,
 }
 
 impl NamedPoint {
@@ -52,16 +48,11 @@ impl NamedPoints {
     pub(super) fn of(archive: &Archive) -> Self {
         let mut found = Self::default();
         for timeline in archive.timelines() {
-            let mut segments = archive.segments_on(timeline).peekable();
-            while let Some((name, facts)) = segments.next() {
+            for (name, facts) in archive.segments_on(timeline) {
                 for event in &facts.events {
                     if let WalEventKind::RestorePoint { name: label } = &event.what {
-                        found.add(label, NamedPoint { at: event.at, segment: *name, crosses: false });
+                        found.add(label, NamedPoint { at: event.at, segment: *name });
                     }
-                }
-                let next = segments.peek().filter(|(next, _)| **next == name.next());
-                if let Some((label, at)) = next.and_then(|(_, next)| crossing(facts, next)) {
-                    found.add(&label, NamedPoint { at, segment: *name, crosses: true });
                 }
             }
         }
@@ -74,16 +65,5 @@ impl NamedPoints {
 
     pub(super) fn named(&self, label: &str) -> &[NamedPoint] {
         self.0.get(label).map_or(&[], Vec::as_slice)
-    }
-}
-
-/// The restore point that begins in a segment and ends in the next.
-fn crossing(facts: &SegmentFacts, next: &SegmentFacts) -> Option<(String, Lsn)> {
-    let (at, tail) = facts.tail.as_ref()?;
-    let mut record = hex::decode(tail).ok()?;
-    record.extend(hex::decode(next.head.as_ref()?).ok()?);
-    match decode_event(*at, &record, PgMajor::from_number(facts.major.into())?) {
-        Ok(Some(WalEvent::RestorePoint(point))) => Some((point.name, *at)),
-        _ => None,
     }
 }

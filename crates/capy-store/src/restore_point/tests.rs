@@ -121,7 +121,7 @@ fn a_point_that_crosses_a_border_is_found_by_its_parts() {
     let end = lsn(2, 40 + 40);
     let whole = archive(vec![(name, before.clone()), (next, after)], &[]);
     assert_eq!(NamedPoints::of(&whole).named("x").len(), 1);
-    assert_eq!(aim_at(&whole, end), by_position(end, 1));
+    assert_eq!(aim_at(&whole, end), by_name(1));
     let cut = archive(vec![(name, before), segment(1, 2, &[])], &[]);
     assert!(NamedPoints::of(&cut).named("x").is_empty());
 }

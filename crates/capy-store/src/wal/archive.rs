@@ -14,6 +14,7 @@ use capy_types::{
     ClusterName, Ctx, ErrorKind, Lsn, SegmentName, SegmentSize, TimelineId, Timestamp, WalFile, WalFileKind,
 };
 
+use super::borders::{self, End};
 use super::facts::facts_of;
 use super::tail::{Bounds, Found};
 use crate::{Error, Repository, Result};
@@ -24,10 +25,11 @@ pub(crate) struct Archive {
     pub(crate) identity: ArchiveIdentity,
     pub(crate) catalog: WalCatalog,
     histories: BTreeMap<TimelineId, TimelineHistory>,
-    /// Whole ones, and beginnings of others.
+    /// Whole ones, and beginnings of others, with what the records say that end in the next.
     segments: BTreeMap<SegmentName, SegmentFacts>,
     /// The segments of which there is only the beginning, in parts.
     open: BTreeSet<SegmentName>,
+    crossing: BTreeMap<SegmentName, End>,
 }
 
 /// Why the WAL that can be replayed ends.
@@ -76,11 +78,12 @@ impl Archive {
             }
         }
         let cluster = cluster.clone();
-        let open = BTreeSet::new();
-        let mut archive = Self { cluster, identity, catalog, histories, segments, open };
+        let (open, crossing) = (BTreeSet::new(), BTreeMap::new());
+        let mut archive = Self { cluster, identity, catalog, histories, segments, open, crossing };
         for (file, _) in in_parts.into_iter().filter(|(_, held)| *held > 0) {
             archive.add_open(repository, file).await?;
         }
+        archive.crossing = borders::join(&mut archive.segments, &archive.histories);
         Ok(archive)
     }
 
@@ -147,23 +150,47 @@ impl Archive {
         }
     }
 
-    /// Histories of later timelines that a server would never find, because one before is missing.
-    pub(crate) fn hidden_timelines(&self) -> Vec<TimelineId> {
-        let reached = self.latest_from(TimelineId::from_u32(1));
-        self.timelines().into_iter().filter(|timeline| *timeline > reached).collect()
+    /// A later timeline that a server on `timeline` would never find, because a history before it is
+    /// missing.
+    pub(crate) fn hidden_from(&self, timeline: TimelineId) -> Option<TimelineId> {
+        let reached = self.latest_from(timeline);
+        self.timelines().into_iter().find(|other| *other > reached)
     }
 
-    /// The history of a timeline.
+    /// The timeline with which the archive begins. A server that was promoted before it began to
+    /// archive here does not archive its history again.
+    pub(crate) fn oldest(&self) -> Option<TimelineId> {
+        self.timelines().into_iter().min()
+    }
+
+    /// The history of a timeline. That of the archive's oldest may be missing, as for the server: what
+    /// was before is in no backup of this archive.
     pub(crate) fn history(&self, timeline: TimelineId) -> Result<TimelineHistory> {
         match self.histories.get(&timeline) {
             Some(history) => Ok(history.clone()),
-            None if timeline.as_u32() == 1 => Ok(TimelineHistory::of_first(timeline)),
+            None if timeline.as_u32() == 1 || self.oldest() == Some(timeline) => {
+                Ok(TimelineHistory::of_first(timeline))
+            }
             None => {
                 let what = format!("the archive {} has no {}", self.cluster, WalFile::history(timeline));
                 Err(Error::new(ErrorKind::NotFound, what)
                     .with_hint("without it nobody knows where this timeline began: push it again"))
             }
         }
+    }
+
+    /// Whether a server finds a history of this timeline, or needs none.
+    pub(crate) fn has_history(&self, timeline: TimelineId) -> bool {
+        timeline.as_u32() == 1 || self.histories.contains_key(&timeline)
+    }
+
+    /// The history of a timeline for a recovery that begins on `own`: what was before that does not
+    /// matter, so that its own history may be missing.
+    pub(crate) fn history_from(&self, own: TimelineId, timeline: TimelineId) -> Result<TimelineHistory> {
+        if timeline == own && !self.histories.contains_key(&own) {
+            return Ok(TimelineHistory::of_first(own));
+        }
+        self.history(timeline)
     }
 
     /// The copy of a segment that a server on `history` replays.
@@ -209,6 +236,11 @@ impl Archive {
             let mut own = later.take_while(|(name, _)| name.timeline() == timeline);
             own.any(|(name, _)| history.timeline_at(name.start()) == timeline)
         })
+    }
+
+    /// The transaction whose end begins in a segment and ends in the next.
+    pub(crate) fn crossing_end(&self, name: SegmentName) -> Option<End> {
+        self.crossing.get(&name).copied()
     }
 
     /// The segments of one timeline, in order.
@@ -291,13 +323,9 @@ impl Archive {
             segment_size: SegmentSize::DEFAULT,
             created_at: Timestamp::from_micros(0),
         };
-        Self {
-            cluster: identity.cluster.clone(),
-            identity,
-            catalog,
-            histories,
-            segments: segments.into_iter().collect(),
-            open: BTreeSet::new(),
-        }
+        let mut segments = segments.into_iter().collect();
+        let crossing = borders::join(&mut segments, &histories);
+        let cluster = identity.cluster.clone();
+        Self { cluster, identity, catalog, histories, segments, open: BTreeSet::new(), crossing }
     }
 }

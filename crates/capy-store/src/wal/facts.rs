@@ -16,7 +16,7 @@ const EVENTS_MAX: usize = capy_format::limits::WAL_EVENTS_MAX;
 const SMALL_FILE_MAX_BYTES: usize = 4 << 20;
 /// Bytes kept of a record that goes on in the next segment, and of its rest there: enough for the
 /// time of a commit and the name of a restore point.
-const CROSSING_MAX_BYTES: usize = 128;
+pub(super) const CROSSING_MAX_BYTES: usize = 128;
 /// Relations listed of one event.
 const RELATIONS_MAX: usize = 64;
 
@@ -76,9 +76,9 @@ fn convert(read: &wal::SegmentFacts) -> SegmentFacts {
         Stopped::Invalid { at, why } => (read.scan.end, Some(format!("at {at}: {why}"))),
     };
     let mut listed = list_events(events);
-    listed.sort_by_key(|event| event.at);
     let more = listed.len().saturating_sub(EVENTS_MAX) as u64 + events.dropped_events;
     listed.truncate(EVENTS_MAX);
+    listed.sort_by_key(|event| event.at);
     SegmentFacts {
         system_id: read.header.system_id,
         major: u16::try_from(read.header.major.number()).expect("two digits"),
@@ -113,34 +113,36 @@ fn first(kept: &[u8]) -> &[u8] {
     kept.get(..CROSSING_MAX_BYTES).unwrap_or(kept)
 }
 
-fn list_events(events: &wal::SegmentEvents) -> Vec<WalEvent> {
+/// The events by weight, those of one kind in order: where not all can be kept, recovery must know of
+/// a setting or a tablespace, and can do without the files of one more temporary table.
+pub(super) fn list_events(events: &wal::SegmentEvents) -> Vec<WalEvent> {
     let event = |at, time, what| WalEvent { at, time, what };
     let mut all = Vec::new();
-    all.extend(events.restore_points.iter().map(|point| {
-        let what = WalEventKind::RestorePoint { name: point.name.clone() };
-        event(point.lsn, Some(point.time.to_timestamp()), what)
-    }));
     all.extend(events.parameter_changes.iter().map(|p| event(p.lsn, None, parameters(p))));
-    all.extend(events.checkpoints.iter().map(|checkpoint| {
-        let what = WalEventKind::Checkpoint { redo: checkpoint.redo, shutdown: checkpoint.shutdown };
-        event(checkpoint.lsn, Some(checkpoint.time), what)
-    }));
-    all.extend(events.end_of_recovery.iter().map(|end| {
-        let what = WalEventKind::EndOfRecovery { previous: end.previous_timeline };
-        event(end.lsn, Some(end.time.to_timestamp()), what)
-    }));
-    let ends = events.backup_ends.iter();
-    all.extend(ends.map(|end| event(end.lsn, None, WalEventKind::BackupEnd { start: end.start })));
-    let made = events.databases_created.iter();
-    all.extend(made.map(|d| event(d.lsn, None, WalEventKind::CreateDatabase { oid: d.database })));
-    let dropped = events.databases_dropped.iter();
-    all.extend(dropped.map(|d| event(d.lsn, None, WalEventKind::DropDatabase { oid: d.database })));
     all.extend(events.tablespaces_created.iter().map(|made| {
         let what = WalEventKind::CreateTablespace { oid: made.tablespace, location: made.path.clone() };
         event(made.lsn, None, what)
     }));
     let dropped = events.tablespaces_dropped.iter();
     all.extend(dropped.map(|d| event(d.lsn, None, WalEventKind::DropTablespace { oid: d.tablespace })));
+    all.extend(events.end_of_recovery.iter().map(|end| {
+        let what = WalEventKind::EndOfRecovery { previous: end.previous_timeline };
+        event(end.lsn, Some(end.time.to_timestamp()), what)
+    }));
+    all.extend(events.restore_points.iter().map(|point| {
+        let what = WalEventKind::RestorePoint { name: point.name.clone() };
+        event(point.lsn, Some(point.time.to_timestamp()), what)
+    }));
+    let made = events.databases_created.iter();
+    all.extend(made.map(|d| event(d.lsn, None, WalEventKind::CreateDatabase { oid: d.database })));
+    let dropped = events.databases_dropped.iter();
+    all.extend(dropped.map(|d| event(d.lsn, None, WalEventKind::DropDatabase { oid: d.database })));
+    let ends = events.backup_ends.iter();
+    all.extend(ends.map(|end| event(end.lsn, None, WalEventKind::BackupEnd { start: end.start })));
+    all.extend(events.checkpoints.iter().map(|checkpoint| {
+        let what = WalEventKind::Checkpoint { redo: checkpoint.redo, shutdown: checkpoint.shutdown };
+        event(checkpoint.lsn, Some(checkpoint.time), what)
+    }));
     all.extend(events.truncations.iter().filter_map(|cut| Some(event(cut.lsn, None, truncation(cut)?))));
     all.extend(events.relation_drops.iter().map(|drop| {
         let database = drop.relations.relations.first().map_or(0, |relation| relation.database);

@@ -10,8 +10,9 @@
 
 mod ahead;
 pub(crate) mod archive;
+pub(crate) mod borders;
 mod events;
-mod facts;
+pub(crate) mod facts;
 mod fetch;
 mod moment;
 mod push;

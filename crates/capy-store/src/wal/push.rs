@@ -1,11 +1,13 @@
 //! Push: one file of the server's into the archive.
 
+use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use capy_postgres::wal::{self, Stopped};
 use capy_repo::{ReadWal, StoredWal};
-use capy_types::{ClusterName, Ctx, ErrorKind, WalFile};
+use capy_types::{ClusterName, Ctx, ErrorKind, Lsn, WalFile};
 use serde::Serialize;
 use tracing::instrument;
 
@@ -15,6 +17,8 @@ use crate::{Error, Repository, Result};
 
 /// Largest file read in bytes: the largest segment PostgreSQL can be built for.
 const FILE_MAX_BYTES: u64 = 1 << 30;
+/// Length in bytes of the record that closes a segment early: a header and nothing else.
+const SWITCH_RECORD_BYTES: u64 = 24;
 
 /// What became of a pushed file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -161,16 +165,28 @@ fn difference(first: &ReadWal, new: &[u8]) -> String {
         return format!("{length} bytes there, {} here", new.len());
     }
     let at = first.bytes.iter().zip(new).position(|(a, b)| a != b).unwrap_or(length);
-    let Some(segment) = &first.facts.segment else { return format!("they differ from byte {at} on") };
-    let Some(name) = first.facts.file.segment(segment.segment_size) else {
+    let name = first.facts.segment.as_ref().and_then(|s| first.facts.file.segment(s.segment_size));
+    let (Some(name), Some(there), Some(here)) = (name, valid_end(&first.bytes), valid_end(new)) else {
         return format!("they differ from byte {at} on");
     };
-    let position = capy_types::Lsn::from_u64(name.start().as_u64() + at as u64);
-    if position >= segment.end && segment.end < name.end() {
-        return format!(
-            "only behind the last valid record, which ends at {}: the WAL in them is the same",
-            segment.end
-        );
+    let position = Lsn::from_u64(name.start().as_u64() + at as u64);
+    if position < there.min(here) {
+        return format!("the WAL differs from {position} on");
     }
-    format!("the WAL differs from {position} on")
+    match there.cmp(&here) {
+        Ordering::Equal => {
+            format!("only behind the last valid record, which ends at {there}: the WAL in them is the same")
+        }
+        Ordering::Less => format!("the WAL is the same up to {there}, where the archived one ends"),
+        Ordering::Greater => format!("the WAL is the same up to {here}, where this one ends"),
+    }
+}
+
+/// The end of a segment's last valid record. Behind a switch nothing is read any more.
+fn valid_end(bytes: &[u8]) -> Option<Lsn> {
+    let read = wal::SegmentFacts::read(bytes).ok()?;
+    Some(match read.scan.stopped {
+        Stopped::Switched { at } => Lsn::from_u64(at.as_u64() + SWITCH_RECORD_BYTES),
+        _ => read.scan.end,
+    })
 }

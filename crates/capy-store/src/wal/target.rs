@@ -16,6 +16,7 @@ use capy_types::{BackupKey, ClusterName, Ctx, ErrorKind, Lsn, SegmentName, Timel
 use serde::Serialize;
 
 use super::archive::{Archive, Reach, ReachEnd};
+use super::borders::End;
 use super::windows::{bases, ended_by};
 use crate::{Error, Repository, Result};
 
@@ -39,6 +40,9 @@ pub struct RecoveryChoice {
     pub notices: Vec<String>,
     #[serde(skip)]
     pub(crate) plan_target: RecoveryTarget,
+    /// Whether the archive has the timeline's history.
+    #[serde(skip)]
+    pub(crate) has_history: bool,
     #[serde(skip)]
     pub(crate) segments: Vec<WalFile>,
     #[serde(skip)]
@@ -125,13 +129,21 @@ impl Repository {
             return Ok(Err(Unreachable { target: None, why, hint, awaited_by: None }));
         }
         let mut refusals: Vec<(&BackupKey, Refusal)> = Vec::new();
+        let mut hidden = None;
         // The newest first: the less WAL is replayed, the sooner it is done.
         for entry in candidates.into_iter().rev() {
             ctx.check()?;
+            if let Some(unreachable) = newest_is_hidden(archive, entry, wish) {
+                hidden.get_or_insert(unreachable);
+                continue;
+            }
             match self.serve(ctx, archive, entry, wish).await? {
                 Ok(choice) => return Ok(Ok(choice)),
                 Err(refusal) => refusals.push((&entry.key, refusal)),
             }
+        }
+        if let Some(unreachable) = hidden {
+            return Ok(Err(unreachable));
         }
         let awaited_by = refusals.iter().find(|(_, refusal)| refusal.is_early).map(|(key, _)| (*key).clone());
         let first = refusals.into_iter().next();
@@ -162,7 +174,7 @@ impl Repository {
             TargetTimeline::Latest => archive.latest_from(own),
             TargetTimeline::Id(id) => id,
         };
-        let history = archive.history(timeline)?;
+        let history = archive.history_from(own, timeline)?;
         if !history.contains(own, Lsn::from_u64(stop.as_u64().saturating_sub(1)))
             || !history.contains(own, start)
         {
@@ -176,9 +188,19 @@ impl Repository {
             return Ok(Err(Refusal { why, nearest: None, is_early: reach.ended == ReachEnd::Archive }));
         }
         let nearest = || nearest(&reach, wish.target, stop, settled(&reach, entry));
-        match self.position(ctx, archive, &reach, entry, wish).await? {
+        let served = self.position(ctx, archive, &reach, entry, wish).await?;
+        if let Served::At { stop: at, .. } = &served
+            && let Some(from) = minimal_from(&reach, start, *at)
+        {
+            let why = format!("wal_level was minimal from {from} on, and PostgreSQL does not replay that");
+            let nearest = Some(format!("lsn {from} with --exclusive"));
+            return Ok(Err(Refusal { why, nearest, is_early: false }));
+        }
+        match served {
             Served::At { stop: at, target, notices } => {
-                Ok(Ok(choice(entry, &history, &reach, stop.max(at), target, notices)))
+                let mut choice = choice(entry, &history, &reach, stop.max(at), target, notices);
+                choice.has_history = archive.has_history(timeline);
+                Ok(Ok(choice))
             }
             Served::NotYet(why) => Ok(Err(Refusal { why, nearest: nearest(), is_early: true })),
             Served::No(why) => Ok(Err(Refusal { why, nearest: nearest(), is_early: false })),
@@ -284,7 +306,7 @@ impl Repository {
         Ok(ends_before(reach, format!("no transaction {xid} ends in the WAL: {}", ended_by(reach))))
     }
 
-    /// Every commit and abort whose record lies whole in a segment.
+    /// Every commit and abort whose record begins in a segment.
     pub(super) async fn transaction_ends(&self, archive: &Archive, name: SegmentName) -> Result<Vec<End>> {
         let file = WalFile::from(name);
         let missing = || Error::new(ErrorKind::NotFound, format!("{file} is not in the archive any more"));
@@ -305,8 +327,26 @@ impl Repository {
         };
         let scanned = tokio::task::spawn_blocking(scan).await;
         let scanned = scanned.map_err(|_| Error::new(ErrorKind::Internal, "a thread panicked"))?;
-        scanned.map_err(|error| Error::new(ErrorKind::Corrupt, format!("{file}: {error}")))
+        let mut ends = scanned.map_err(|error| Error::new(ErrorKind::Corrupt, format!("{file}: {error}")))?;
+        ends.extend(archive.crossing_end(name));
+        Ok(ends)
     }
+}
+
+/// Why the newest timeline cannot be told from a backup: a server would take an older one for it.
+fn newest_is_hidden(archive: &Archive, entry: &BackupEntry, wish: &Wish<'_>) -> Option<Unreachable> {
+    if wish.timeline != TargetTimeline::Latest || *wish.target == RecoveryTarget::Immediate {
+        return None;
+    }
+    let own = entry.timeline?;
+    let (hidden, found) = (archive.hidden_from(own)?, archive.latest_from(own));
+    let lost = WalFile::history(TimelineId::from_u32(found.as_u32() + 1));
+    Some(Unreachable {
+        target: Some(in_words(wish.target)),
+        why: format!("there is WAL of timeline {hidden}, and {lost}, which leads to it, is missing"),
+        hint: format!("push {lost} again, or say --target-timeline {found}"),
+        awaited_by: None,
+    })
 }
 
 /// The earliest moment a backup can be recovered to: whatever it holds beyond its own WAL was
@@ -319,19 +359,20 @@ fn settled(reach: &Reach<'_>, entry: &BackupEntry) -> Timestamp {
     began.map_or(entry.finished_at, second_later).min(entry.finished_at)
 }
 
+/// Where between two positions the server changed to `wal_level = minimal`: what was written under
+/// it lacks what a recovery needs, and a server refuses it.
+fn minimal_from(reach: &Reach<'_>, start: Lsn, stop: Lsn) -> Option<Lsn> {
+    let between = reach.events().filter(|event| (start..=stop).contains(&event.at));
+    let is_minimal = |kind: &WalEventKind| matches!(kind, WalEventKind::Parameters(to) if to.wal_level == 0);
+    between.filter(|event| is_minimal(&event.what)).map(|event| event.at).next()
+}
+
 /// A target behind the end of the WAL: of the archive, which may grow, or at a hole, which stays.
 fn ends_before(reach: &Reach<'_>, why: String) -> Served {
     match reach.ended {
         ReachEnd::Archive => Served::NotYet(why),
         ReachEnd::Hole(_) | ReachEnd::Broken(..) => Served::No(why),
     }
-}
-
-/// The end of a transaction.
-pub(super) struct End {
-    pub(super) lsn: Lsn,
-    pub(super) time: Timestamp,
-    xid: Option<u32>,
 }
 
 /// The first restore point of that name that recovery meets.
@@ -421,6 +462,7 @@ fn choice(
         end_lsn: last.map_or(stop, |(_, facts)| facts.end),
         notices,
         plan_target: target,
+        has_history: true,
         parameters: highest(facts(), stop),
         tablespaces,
         segments: segments.iter().map(|(name, _)| WalFile::from(*name)).collect(),

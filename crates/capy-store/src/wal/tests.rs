@@ -105,7 +105,10 @@ fn a_missing_history_hides_every_later_timeline() {
     let archive = Archive::made_of(segments, &[(3, 1, lsn(1, 5000))]);
     let one = TimelineId::from_u32(1);
     assert_eq!(archive.latest_from(one), one);
-    assert_eq!(archive.hidden_timelines(), [2, 3].map(TimelineId::from_u32));
+    assert_eq!(archive.hidden_from(one), Some(TimelineId::from_u32(2)));
+    // Whoever is on it already needs no history to go on.
+    let two = TimelineId::from_u32(2);
+    assert!(archive.history_from(two, two).is_ok() && archive.history_from(one, two).is_err());
     assert!(archive.history(TimelineId::from_u32(2)).is_err());
 }
 

@@ -157,7 +157,8 @@ fn windows(archive: &Archive, bases: &[&BackupEntry]) -> WalWindows {
     problems.extend(
         archive.catalog.conflicts.iter().map(|name| format!("archived with another content, too: {name}")),
     );
-    problems.extend(archive.hidden_timelines().into_iter().map(|timeline| {
+    let begins = bases.iter().filter_map(|entry| entry.timeline).min().or(archive.oldest());
+    problems.extend(begins.and_then(|begins| archive.hidden_from(begins)).map(|timeline| {
         format!("timeline {timeline} cannot be found by a server: a history file before it is missing")
     }));
     WalWindows {
@@ -223,7 +224,7 @@ fn backup_windows(archive: &Archive, entry: &BackupEntry) -> BackupWindows {
         return found;
     };
     let later = archive.timelines().into_iter().filter(|other| *other >= timeline);
-    for history in later.filter_map(|other| archive.history(other).ok()) {
+    for history in later.filter_map(|other| archive.history_from(timeline, other).ok()) {
         if !history.contains(timeline, start) || !history.contains(timeline, Lsn::from_u64(stop.as_u64() - 1))
         {
             continue;

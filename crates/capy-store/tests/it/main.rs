@@ -7,6 +7,7 @@ mod backup;
 mod base_tar;
 mod expire;
 mod fixture;
+mod inspect_wal;
 mod made_wal;
 mod moment;
 mod restore;
