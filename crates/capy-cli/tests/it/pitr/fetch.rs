@@ -1,0 +1,111 @@
+//! The exit codes of `wal fetch`: 1 only on the archive's own word, and nothing that the server
+//! takes for the end of WAL or for a shutdown.
+
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use capy_testkit::postgres::text;
+
+use super::any_major;
+use super::harness::{archiving, insert_and_archive};
+use crate::archiving::Archiving;
+
+/// Runs a command line as the server does, by the shell, and gives the exit code.
+fn shell(archiving: &Archiving, line: &str) -> i32 {
+    let mut command = Command::new("sh");
+    command.args(["-c", line]).env_clear().current_dir(archiving.server.data()).stdin(Stdio::null());
+    let owner = std::fs::metadata(archiving.path("")).expect("there");
+    if rustix::process::geteuid().is_root() {
+        use std::os::unix::fs::MetadataExt;
+        command.uid(owner.uid()).gid(owner.gid());
+    }
+    let output = command.output().expect("it runs");
+    output.status.code().expect("no signal")
+}
+
+#[test]
+fn only_a_file_that_the_archive_lacks_ends_with_1() {
+    let archiving = archiving(any_major(), &[], &[]);
+    let segment = insert_and_archive(&archiving, 2);
+    let binary = env!("CARGO_BIN_EXE_capy-store");
+    let (repo, key) = (archiving.path("repo"), archiving.path("key"));
+    let (repo, key) = (text(&repo), text(&key));
+    let open = format!("{binary} --repo {repo} --key-file {key}");
+    let to = archiving.path("to");
+    let to = text(&to);
+
+    for (line, code) in [
+        (format!("{open} wal fetch --cluster main {segment} {to}"), 0),
+        (format!("{open} wal fetch --cluster main 0000000100000000000000F0 {to}"), 1),
+        (format!("{open} wal fetch --cluster main 00000009.history {to}"), 1),
+        (format!("{open} wal fetch --cluster main {segment}.partial {to}"), 1),
+    ] {
+        assert_eq!(shell(&archiving, &line), code, "{line}");
+    }
+
+    let other_key = archiving.path("other-key");
+    std::fs::write(&other_key, "00".repeat(32)).expect("written");
+    let other_key = text(&other_key);
+    for line in [
+        // A repository that is not there, cannot be opened, or is no repository.
+        format!("{binary} --repo {repo}-none --key-file {key} wal fetch --cluster main {segment} {to}"),
+        format!("{binary} --repo {repo} --key-file {other_key} wal fetch --cluster main {segment} {to}"),
+        format!("{binary} --repo {repo} --key-file {key}-none wal fetch --cluster main {segment} {to}"),
+        format!("{binary} --repo {repo} wal fetch --cluster main {segment} {to}"),
+        format!("{binary} --key-file {key} wal fetch --cluster main {segment} {to}"),
+        format!("{binary} --repo {to}-empty --key-file {key} wal fetch --cluster main {segment} {to}"),
+        format!(
+            "{binary} --repo s3://no.such.host.invalid/x --key-file {key} wal fetch --cluster main {segment} {to}"
+        ),
+        // Nowhere to write.
+        format!("{open} wal fetch --cluster main {segment} /no/such/directory/x"),
+        format!("{open} wal fetch --cluster main {segment} /proc/x"),
+        // Command lines that make no sense.
+        format!("{open} wal fetch --cluster main {segment}"),
+        format!("{open} wal fetch --cluster main"),
+        format!("{open} wal fetch {segment} {to}"),
+        format!("{open} wal fetch --cluster main --no-such-option {segment} {to}"),
+        format!("{open} wal fetch --cluster main %f %p"),
+        format!("{open} wal fetch --cluster main '' {to}"),
+        format!("{open} wal fetch --cluster '' {segment} {to}"),
+        format!("{open} --json wal fetch --cluster main {segment}"),
+        format!("{open} --no-such-option wal fetch --cluster main {segment} {to}"),
+        format!("{open} wal fetch --cluster main {segment} {to} {to}"),
+    ] {
+        let code = shell(&archiving, &line);
+        assert!((126..=255).contains(&code) && code != 143, "{code}: {line}");
+    }
+}
+
+/// A mistyped name of the archive is no word on a file either: nobody ever wrote into it.
+#[test]
+fn an_archive_that_was_never_written_to_is_a_fault() {
+    let archiving = archiving(any_major(), &[], &[]);
+    let segment = insert_and_archive(&archiving, 2);
+    let to = archiving.path("to");
+    let fetch = ["wal", "fetch", "--cluster", "mian", &segment, text(&to)];
+    archiving.run(&fetch).with_code(126);
+}
+
+#[test]
+fn a_fetch_that_is_ended_by_a_signal_is_a_fault() {
+    let archiving = archiving(any_major(), &[], &[]);
+    let segment = insert_and_archive(&archiving, 2);
+    // A store that answers never: the object is a pipe that nobody writes into.
+    let object = super::harness::object(&archiving, &segment);
+    std::fs::remove_file(&object).expect("removed");
+    assert!(Command::new("mkfifo").args(["-m", "666", text(&object)]).status().expect("it runs").success());
+    let (repo, key) = (archiving.path("repo"), archiving.path("key"));
+    let (repo, key, to) = (text(&repo), text(&key), archiving.path("to"));
+    let binary = env!("CARGO_BIN_EXE_capy-store");
+    for signal in ["TERM", "INT"] {
+        let line = format!(
+            "{binary} --repo {repo} --key-file {key} wal fetch --cluster main {segment} {} & \
+             sleep 1; kill -{signal} $!; wait $!",
+            text(&to)
+        );
+        let code = shell(&archiving, &line);
+        assert!((126..=255).contains(&code) && code != 143, "{code} after {signal}");
+        assert!(!to.exists());
+    }
+}
