@@ -76,10 +76,7 @@ pub(super) async fn restore(
     )?;
     check_all(&target, &tablespaces)?;
     let mut places = Places::new(&target, &tablespaces, options.owner);
-    if let Some(prepared) = recovery {
-        prepared.make_tablespaces(places.owner)?;
-    }
-    places.make_roots()?;
+    places.make_roots(recovery)?;
 
     let since = Instant::now();
     restoring.ctx.progress.phase(Phase::Restore, Some(restoring.record.stats.size_bytes));
@@ -152,8 +149,11 @@ impl<'a> Places<'a> {
         self.roots().len() as u64 + self.made
     }
 
-    /// Makes the target and the tablespaces' directories.
-    pub(super) fn make_roots(&mut self) -> Result<()> {
+    /// Makes the target and the tablespaces' directories, those that replay makes included.
+    pub(super) fn make_roots(&mut self, recovery: Option<&Prepared>) -> Result<()> {
+        if let Some(prepared) = recovery {
+            prepared.make_tablespaces(self.owner)?;
+        }
         for root in self.roots() {
             make_root(&root, self.owner)?;
             self.known.insert(root);

@@ -104,7 +104,7 @@ pub(super) async fn restore(
     restoring.stage("looking", since);
 
     let mut places = Places::new(&directory.target, &directory.tablespaces, options.owner);
-    places.make_roots()?;
+    places.make_roots(recovery)?;
     let since = Instant::now();
     restoring.ctx.progress.phase(Phase::Restore, Some(restoring.record.stats.size_bytes));
     let mut later = write_files(restoring, &reader, &mut places).await?;
