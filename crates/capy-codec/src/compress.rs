@@ -50,6 +50,12 @@ impl TryFrom<u8> for Compression {
 #[error("zstd: {0}")]
 pub struct CompressError(String);
 
+impl CompressError {
+    pub(crate) fn new(problem: &str) -> Self {
+        Self(problem.to_owned())
+    }
+}
+
 /// Stored bytes that do not decompress to what they should.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecompressError {
@@ -133,7 +139,7 @@ impl Compressor {
 }
 
 /// zstd returns errors as negative numbers in an unsigned type.
-fn is_out_of_room(code: usize) -> bool {
+pub(crate) fn is_out_of_room(code: usize) -> bool {
     code.wrapping_neg() == ZSTD_ErrorCode::ZSTD_error_dstSize_tooSmall as usize
 }
 

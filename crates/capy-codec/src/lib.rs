@@ -13,6 +13,7 @@
 mod chunk;
 mod compress;
 mod crc;
+mod delta;
 mod key;
 mod seal;
 mod slot;
@@ -22,6 +23,7 @@ pub use compress::{
     CompressError, Compression, Compressor, DecompressError, Decompressor, UnknownCompression,
 };
 pub use crc::join_crc32c;
+pub use delta::{DeltaDecoder, DeltaEncoder, can_be_base};
 pub use key::{ChunkNamer, MasterKey, RepositoryKeys};
 pub use seal::{OpenError, SealKey, Suite, TAG_BYTES};
 pub use slot::{KdfParams, SlotSecret, UnwrapError, WrappedKey, unwrap_key, wrap_key};

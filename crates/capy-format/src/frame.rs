@@ -10,6 +10,11 @@ use crate::bytes::Reader;
 use crate::header::{COMPRESSION_RAW, COMPRESSION_ZSTD};
 use crate::limits::{DELTA_FRAME_BYTES, FRAME_BYTES, TAG_BYTES};
 use crate::{FormatError, HEADER_BYTES};
+use crate::{VERSION_1, VERSION_DELTA};
+
+/// Compression byte of deltas: one zstd frame with the base as its prefix. Version 1 reserved 0 and
+/// 1 for deltas as well; nothing writes those.
+pub const COMPRESSION_ZSTD_PREFIX: u8 = 2;
 
 /// Full chunk or difference to another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -17,7 +22,7 @@ use crate::{FormatError, HEADER_BYTES};
 pub enum FrameKind {
     /// The whole chunk.
     Full = 0,
-    /// A difference to the chunk `base`. Reserved: version 1 writes none.
+    /// A difference to the chunk `base`. Since version 2.
     Delta = 1,
 }
 
@@ -40,7 +45,8 @@ pub struct FrameInfo {
     pub kind: FrameKind,
     /// Data or meta.
     pub class: ChunkClass,
-    /// Compression of what is sealed: 0 as it is, 1 one zstd frame.
+    /// Compression of what is sealed: 0 as it is, 1 one zstd frame, 2 (deltas only) one zstd frame
+    /// with the base as its prefix.
     pub compression: u8,
     /// Offset of the sealed frame in the pack in bytes.
     pub offset: u32,
@@ -89,6 +95,7 @@ impl FrameInfo {
             // A full chunk as it is has exactly its length; a delta as it is, any below.
             COMPRESSION_RAW if self.kind == FrameKind::Full => stored == whole,
             COMPRESSION_RAW | COMPRESSION_ZSTD => stored > tag && stored < whole,
+            COMPRESSION_ZSTD_PREFIX if self.kind == FrameKind::Delta => stored > tag && stored < whole,
             other => return Err(format!("unknown compression {other} of a frame")),
         };
         if agree {
@@ -123,6 +130,13 @@ pub fn frame_aad(
         aad[88..].copy_from_slice(base.as_bytes());
     }
     aad
+}
+
+/// The lowest version of the format that knows all of `frames`.
+#[must_use]
+pub fn version_of<'a>(frames: impl IntoIterator<Item = &'a FrameInfo>) -> u16 {
+    let delta = frames.into_iter().any(|frame| frame.kind == FrameKind::Delta);
+    if delta { VERSION_DELTA } else { VERSION_1 }
 }
 
 /// Where the frame after `frames` starts in their pack, in bytes.
@@ -221,6 +235,11 @@ mod tests {
         refuse(FrameInfo { plain_len: (8 << 20) + 1, ..raw }, "chunk of 8388609 bytes");
         refuse(FrameInfo { offset: u32::MAX, ..raw }, "beyond the largest pack");
         refuse(FrameInfo { compression: 2, ..raw }, "unknown compression 2");
+        let delta = FrameInfo { kind: FrameKind::Delta, base: Some(raw.chunk), compression: 2, ..zstd };
+        assert_eq!(delta.check(u64::from(zstd.offset)), Ok(()));
+        refuse(FrameInfo { compression: 3, ..delta }, "unknown compression 3");
+        refuse(FrameInfo { stored_len: zstd.plain_len + 16, ..delta }, "cannot hold a chunk");
+        assert_eq!((version_of([&raw, &zstd]), version_of([&raw, &delta])), (1, 2));
         refuse(FrameInfo { base: Some(raw.chunk), ..raw }, "exactly when it is a delta");
         assert!(raw.check(65).unwrap_err().contains("frame at 64 where the one before ends at 65"));
     }

@@ -9,7 +9,7 @@ use capy_types::{Nonce, RepositoryId};
 
 use crate::bytes::Reader;
 use crate::limits::{OBJECT_PLAIN_MAX_BYTES, PLAIN_OBJECT_MAX_BYTES, TAG_BYTES};
-use crate::{FORMAT_VERSION, FormatError, FormatProblem};
+use crate::{FORMAT_VERSION, FormatError, FormatProblem, VERSION_1};
 
 /// What every object starts with.
 pub const MAGIC: [u8; 8] = *b"capystor";
@@ -118,6 +118,9 @@ impl ObjectKind {
 /// The header of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
+    /// The lowest version of the format that knows everything in the object: see [`VERSION_1`] and
+    /// [`VERSION_DELTA`](crate::VERSION_DELTA).
+    pub version: u16,
     /// What it is.
     pub kind: ObjectKind,
     /// Sealing suite: 1 for ChaCha20-Poly1305; 0 for config and key slots, which are not sealed.
@@ -140,7 +143,7 @@ impl Header {
     pub fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut out = [0; HEADER_BYTES];
         out[..8].copy_from_slice(&MAGIC);
-        out[8..10].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        out[8..10].copy_from_slice(&self.version.to_le_bytes());
         out[10] = self.kind as u8;
         out[11] = self.suite;
         out[12] = self.compression;
@@ -154,12 +157,12 @@ impl Header {
     /// Reads the header at the start of `bytes`.
     ///
     /// # Errors
-    /// Not ours, a newer version (naming both), too short, or fields that no version 1 writer
+    /// Not ours, a newer version (naming both), too short, or fields that no writer
     /// puts together.
     pub fn decode(object: &str, bytes: &[u8]) -> Result<Self, FormatError> {
         let mut reader = Reader::new(object, bytes, 0);
         read_magic(object, bytes, &mut reader)?;
-        read_version(object, &mut reader)?;
+        let version = read_version(object, &mut reader)?;
         let kind = reader.u8()?;
         let kind = ObjectKind::from_u8(kind)
             .ok_or_else(|| FormatError::value(object, at::KIND, format!("unknown kind of object: {kind}")))?;
@@ -168,6 +171,7 @@ impl Header {
             return Err(FormatError::value(object, at::RESERVED, "reserved bytes are not zero"));
         }
         let header = Self {
+            version,
             kind,
             suite,
             compression,
@@ -241,16 +245,16 @@ fn read_magic(object: &str, bytes: &[u8], reader: &mut Reader<'_>) -> Result<(),
     Err(FormatError::new(object, 0, problem))
 }
 
-fn read_version(object: &str, reader: &mut Reader<'_>) -> Result<(), FormatError> {
+fn read_version(object: &str, reader: &mut Reader<'_>) -> Result<u16, FormatError> {
     let found = reader.u16()?;
     if found > FORMAT_VERSION {
         let problem = FormatProblem::NewerVersion { found, supported: FORMAT_VERSION };
         return Err(FormatError::new(object, at::VERSION, problem));
     }
-    if found == 0 {
+    if found < VERSION_1 {
         return Err(FormatError::value(object, at::VERSION, "format version 0 does not exist"));
     }
-    Ok(())
+    Ok(found)
 }
 
 /// Splits an object that is not a pack into its header and stored body.
@@ -297,8 +301,8 @@ mod tests {
 
     #[test]
     fn a_newer_version_is_refused_naming_both() {
-        let message = refused(|bytes| bytes[8] = 2);
-        assert_eq!(message, "root/x: format version 2 found, this program reads up to 1 (at offset 8)");
+        let message = refused(|bytes| bytes[8] = 3);
+        assert_eq!(message, "root/x: format version 3 found, this program reads up to 2 (at offset 8)");
         assert!(refused(|bytes| bytes[8] = 0).contains("version 0 does not exist"));
     }
 

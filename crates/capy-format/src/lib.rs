@@ -23,8 +23,13 @@ mod pack;
 mod tests;
 mod wal;
 
-/// The version of the format this program writes, and the newest it reads.
-pub const FORMAT_VERSION: u16 = 1;
+/// The newest version of the format this program reads and writes.
+pub const FORMAT_VERSION: u16 = 2;
+/// The version of objects in which there is nothing that version 1 does not know.
+pub const VERSION_1: u16 = 1;
+/// The version of packs that hold deltas, of indexes that list such packs, and of every root since
+/// the first such index: a program that knows no deltas refuses the repository at its root.
+pub const VERSION_DELTA: u16 = 2;
 
 pub use content::{ChunkRef, Content, check_refs, decode_node, encode_node};
 pub use documents::{
@@ -35,7 +40,9 @@ pub use documents::{
 };
 pub use entry::{ArchiveHeader, ArchiveKind, Entry, FileEntry, Meta, decode_entry, encode_entry};
 pub use error::{FormatError, FormatProblem};
-pub use frame::{ChunkClass, FRAME_AAD_BYTES, FrameInfo, FrameKind, frame_aad};
+pub use frame::{
+    COMPRESSION_ZSTD_PREFIX, ChunkClass, FRAME_AAD_BYTES, FrameInfo, FrameKind, frame_aad, version_of,
+};
 pub use header::{HEADER_BYTES, Header, MAGIC, ObjectKind, object_aad, split_object};
 pub use index::{IndexObject, IndexedPack};
 pub use limits::FANOUT;

@@ -26,6 +26,10 @@ pub const FRAME_BYTES: usize = 32 + 4 + 3 * 4;
 /// Length of a delta frame's description in bytes: its base's id follows.
 pub const DELTA_FRAME_BYTES: usize = FRAME_BYTES + 32;
 
+/// Most bases a reader follows from one chunk to a full frame. Writers stay far below; only a frame
+/// that several sessions have stored as different deltas makes a chain longer than its writer meant.
+pub const DELTA_CHAIN_MAX: usize = 64;
+
 /// Longest sealed footer of a pack in bytes: count, 65 536 deltas, tag = 5 242 900.
 pub const FOOTER_MAX_BYTES: usize = 4 + PACK_FRAMES_MAX * DELTA_FRAME_BYTES + TAG_BYTES;
 

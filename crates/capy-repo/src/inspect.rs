@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use capy_format::{FrameInfo, HEADER_BYTES, IndexObject, ObjectKind, PACK_TRAILER_BYTES, names};
+use capy_format::{FrameInfo, FrameKind, HEADER_BYTES, IndexObject, ObjectKind, PACK_TRAILER_BYTES, names};
 use capy_types::limits::PACK_MAX_BYTES;
 use capy_types::{ChunkId, Ctx, IndexId, PackId};
 
@@ -33,7 +33,8 @@ pub struct PackInspection {
 }
 
 impl Repository {
-    /// Reads a pack whole and opens every frame in it.
+    /// Reads a pack whole and opens every frame in it. Of deltas the bodies are opened; whether they
+    /// make their chunk of their base, [`Reader::chunk`] tells.
     ///
     /// With a damaged footer the frames are taken from `known`, which the caller has from an
     /// index object.
@@ -64,13 +65,17 @@ impl Repository {
             let range =
                 frame.offset as usize..(frame.offset as usize).saturating_add(frame.stored_len as usize);
             let problem = match object.get(range) {
-                None => Some("beyond the end of the object".to_owned()),
-                Some(stored) => opener
-                    .open(pack, ordinal, &frame, &mut stored.to_vec())
-                    .err()
-                    .map(|problem| problem.to_string()),
+                None => {
+                    let problem = Some("beyond the end of the object".to_owned());
+                    frames.push(FrameInspection { frame, problem });
+                    continue;
+                }
+                Some(stored) if frame.kind == FrameKind::Delta => {
+                    opener.open_delta(pack, ordinal, &frame, &mut stored.to_vec()).map(|_| ()).err()
+                }
+                Some(stored) => opener.open(pack, ordinal, &frame, &mut stored.to_vec()).map(|_| ()).err(),
             };
-            frames.push(FrameInspection { frame, problem });
+            frames.push(FrameInspection { frame, problem: problem.map(|problem| problem.to_string()) });
         }
         Ok(PackInspection { size: object.len() as u64, problems, from_footer, frames })
     }

@@ -6,7 +6,9 @@
 
 use bytes::Bytes;
 use capy_codec::{KdfParams, MasterKey, RepositoryKeys, SlotSecret, UnwrapError, unwrap_key, wrap_key};
-use capy_format::{Config, HEADER_BYTES, Header, KeySlot, KeySlotKind, ObjectKind, names, split_object};
+use capy_format::{
+    Config, HEADER_BYTES, Header, KeySlot, KeySlotKind, ObjectKind, VERSION_1, names, split_object,
+};
 use capy_objects::{Store, StoreErrorKind};
 use capy_types::{ErrorKind, Nonce, RepositoryId, SlotId};
 use futures::TryStreamExt;
@@ -28,8 +30,18 @@ fn slot_aad(repository: RepositoryId, id: SlotId) -> Vec<u8> {
 fn plain_header(kind: ObjectKind, repository: RepositoryId, length: usize) -> [u8; HEADER_BYTES] {
     let length = u32::try_from(length).expect("configs and slots are a few hundred bytes");
     let nonce = Nonce::from_bytes([0; Nonce::LEN]);
-    Header { kind, suite: 0, compression: 0, repository, nonce, plain_len: length, stored_len: length }
-        .encode()
+    let version = VERSION_1;
+    Header {
+        version,
+        kind,
+        suite: 0,
+        compression: 0,
+        repository,
+        nonce,
+        plain_len: length,
+        stored_len: length,
+    }
+    .encode()
 }
 
 /// Encodes the config object: header, JSON, tag.

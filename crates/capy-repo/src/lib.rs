@@ -23,11 +23,11 @@ mod wal;
 
 pub use env::Env;
 pub use error::RepoError;
-pub use ingest::{Flushed, Ingest, IngestOptions, Inspector, Strategy};
+pub use ingest::{DeltaPolicy, Flushed, Ingest, IngestOptions, Inspector, Strategy};
 pub use inspect::{FrameInspection, PackInspection};
 pub use read::{
-    BulkRead, BulkReport, ChunkPlace, ContentReader, Defect, DefectKind, FileSink, ManifestReader,
-    ReadOptions, Reader,
+    BulkRead, BulkReport, ChunkNames, ChunkPlace, ContentReader, Defect, DefectKind, FileSink,
+    ManifestReader, ReadOptions, Reader,
 };
 pub use repository::{InitOptions, Repository};
 pub use verify::{AffectedDefect, StructureReport, verify_structure};

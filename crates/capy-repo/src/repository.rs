@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use capy_codec::{KdfParams, MasterKey, RepositoryKeys, SlotSecret};
 use capy_format::{
-    BackupEntry, BackupRecord, BackupState, ChunkingPolicy, Config, FORMAT_VERSION, KeySlot, ObjectKind, Pin,
-    Root, SessionEntry, Verification, names,
+    BackupEntry, BackupRecord, BackupState, ChunkingPolicy, Config, KeySlot, ObjectKind, Pin, Root,
+    SessionEntry, VERSION_1, Verification, names,
 };
 use capy_objects::{Store, StoreErrorKind};
 use capy_types::limits::PACK_SIZE_BYTES;
@@ -99,7 +99,7 @@ impl Repository {
         let config = Config {
             repository: RepositoryId::random(&*env.entropy),
             created_at: env.clock.now(),
-            format_version: FORMAT_VERSION,
+            format_version: VERSION_1,
             chunking: options.chunking,
             compression_level: options.compression_level,
             pack_size_bytes: u32::try_from(PACK_SIZE_BYTES).expect("32 MiB fit 32 bits"),
@@ -334,7 +334,7 @@ impl Repository {
     /// # Errors
     /// Corrupt when it does not authenticate or decode.
     pub fn inspect_root(&self, object: &[u8], name: &str) -> Result<(Root, RootHash), RepoError> {
-        self.chain().decode(object, name)
+        self.chain().decode(object, name).map(|(root, hash, _)| (root, hash))
     }
 
     /// The readable key slots, and the problems of those that are not readable.

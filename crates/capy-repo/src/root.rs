@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use capy_codec::RepositoryKeys;
-use capy_format::{ObjectKind, Root, names};
+use capy_format::{ObjectKind, Root, VERSION_1, names};
 use capy_objects::{Store, StoreErrorKind};
 use capy_types::{Nonce, RepositoryId, RootHash};
 
@@ -33,6 +33,8 @@ const ANCESTRY_MAX: u64 = 4096;
 pub(crate) struct LoadedRoot {
     pub(crate) root: Root,
     pub(crate) hash: RootHash,
+    /// The version of the format that a reader of the repository must know.
+    pub(crate) version: u16,
 }
 
 /// Reads and extends the root chain of one repository.
@@ -48,11 +50,12 @@ fn hash_of(object: &[u8]) -> RootHash {
 }
 
 impl RootChain<'_> {
-    fn encode(&self, root: &Root) -> Result<(String, Bytes), RepoError> {
+    fn encode(&self, root: &Root, version: u16) -> Result<(String, Bytes), RepoError> {
         root.check().map_err(|problem| RepoError::Internal { what: format!("root: {problem}") })?;
         let name = names::root(root.generation);
         let json = serde_json::to_vec(root).expect("a root is plain data");
-        let object = sealed::seal(self.keys, self.repository, ObjectKind::Root, &name, root.nonce, &json)?;
+        let (kind, form) = (ObjectKind::Root, sealed::Form::of_version(version));
+        let object = sealed::seal_as(self.keys, self.repository, kind, &name, root.nonce, &json, form)?;
         Ok((name, object))
     }
 
@@ -70,7 +73,7 @@ impl RootChain<'_> {
             damaged: Vec::new(),
             tombstones: Vec::new(),
         };
-        let (name, object) = self.encode(&root)?;
+        let (name, object) = self.encode(&root, VERSION_1)?;
         Ok(self.store.put_new(&name, object).await?)
     }
 
@@ -78,24 +81,24 @@ impl RootChain<'_> {
     async fn read(&self, generation: u64) -> Result<LoadedRoot, RepoError> {
         let name = names::root(generation);
         let object = self.store.get(&name, ROOT_MAX_BYTES).await?;
-        let (root, hash) = self.decode(&object, &name)?;
+        let (root, hash, version) = self.decode(&object, &name)?;
         if root.generation != generation {
             return Err(RepoError::Inconsistent {
                 object: name,
                 problem: format!("it says it is generation {}", root.generation),
             });
         }
-        Ok(LoadedRoot { root, hash })
+        Ok(LoadedRoot { root, hash, version })
     }
 
     /// Opens a root object.
-    pub(crate) fn decode(&self, object: &[u8], name: &str) -> Result<(Root, RootHash), RepoError> {
+    pub(crate) fn decode(&self, object: &[u8], name: &str) -> Result<(Root, RootHash, u16), RepoError> {
         let (header, json) = sealed::open(self.keys, self.repository, ObjectKind::Root, name, object)?;
         let root = Root::from_json(name, &json)?;
         if root.nonce != header.nonce {
             return Err(RepoError::Unauthentic { object: name.to_owned() });
         }
-        Ok((root, hash_of(object)))
+        Ok((root, hash_of(object), header.version))
     }
 
     /// The newest root.
@@ -118,6 +121,15 @@ impl RootChain<'_> {
     /// Dropping the future may or may not have committed; nothing in between is possible.
     pub(crate) async fn commit<T>(
         &self,
+        change: impl FnMut(&mut Root) -> Result<T, RepoError>,
+    ) -> Result<(T, Root), RepoError> {
+        self.commit_as(VERSION_1, change).await
+    }
+
+    /// As [`commit`](Self::commit); from this root on, readers must know `version` of the format.
+    pub(crate) async fn commit_as<T>(
+        &self,
+        version: u16,
         mut change: impl FnMut(&mut Root) -> Result<T, RepoError>,
     ) -> Result<(T, Root), RepoError> {
         for attempt in 0..COMMIT_ATTEMPTS {
@@ -128,7 +140,7 @@ impl RootChain<'_> {
             next.previous = Some(current.hash);
             next.created_at = self.env.clock.now();
             next.nonce = Nonce::random(&*self.env.entropy);
-            let (name, object) = self.encode(&next)?;
+            let (name, object) = self.encode(&next, current.version.max(version))?;
             let hash = hash_of(&object);
             match self.store.put_new(&name, object).await {
                 Ok(()) if self.is_in_chain(next.generation, hash).await? => return Ok((outcome, next)),

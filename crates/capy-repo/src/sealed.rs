@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use capy_codec::{Compression, Compressor, Decompressor, RepositoryKeys, Suite, TAG_BYTES};
-use capy_format::{HEADER_BYTES, Header, ObjectKind, object_aad, split_object};
+use capy_format::{HEADER_BYTES, Header, ObjectKind, VERSION_1, object_aad, split_object};
 use capy_types::{Nonce, RepositoryId};
 
 use crate::RepoError;
@@ -24,7 +24,7 @@ pub(crate) fn seal(
     nonce: Nonce,
     plain: &[u8],
 ) -> Result<Bytes, RepoError> {
-    seal_at_level(keys, repository, kind, name, nonce, plain, DOCUMENT_LEVEL)
+    seal_as(keys, repository, kind, name, nonce, plain, Form::of_version(VERSION_1))
 }
 
 /// Seals `plain` as the object `name`, compressed at `level`.
@@ -37,10 +37,40 @@ pub(crate) fn seal_at_level(
     plain: &[u8],
     level: i32,
 ) -> Result<Bytes, RepoError> {
+    seal_as(keys, repository, kind, name, nonce, plain, Form { level, version: VERSION_1 })
+}
+
+/// How a document is stored.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Form {
+    /// Level of zstd.
+    pub(crate) level: i32,
+    /// The version its header says.
+    pub(crate) version: u16,
+}
+
+impl Form {
+    /// That of documents which need a reader of `version`.
+    pub(crate) const fn of_version(version: u16) -> Self {
+        Self { level: DOCUMENT_LEVEL, version }
+    }
+}
+
+/// Seals `plain` as the object `name`, in the given form.
+pub(crate) fn seal_as(
+    keys: &RepositoryKeys,
+    repository: RepositoryId,
+    kind: ObjectKind,
+    name: &str,
+    nonce: Nonce,
+    plain: &[u8],
+    form: Form,
+) -> Result<Bytes, RepoError> {
     let mut object = vec![0; HEADER_BYTES];
-    let compression = Compressor::new(level)?.compress(plain, &mut object)?;
+    let compression = Compressor::new(form.level)?.compress(plain, &mut object)?;
     let too_long = |_| RepoError::Internal { what: format!("{name}: larger than 4 GiB") };
     let header = Header {
+        version: form.version,
         kind,
         suite: Suite::ChaCha20Poly1305 as u8,
         compression: compression as u8,

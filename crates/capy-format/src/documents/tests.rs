@@ -70,7 +70,7 @@ fn a_syntax_error_is_placed_by_its_offset_even_over_lines() {
 fn a_config_of_a_newer_version_names_both() {
     let json = changed(&samples::config(), "/format_version", Some(json!(9)));
     let error = Config::from_json("config", &json).unwrap_err();
-    assert_eq!(error.problem, FormatProblem::NewerVersion { found: 9, supported: 1 });
+    assert_eq!(error.problem, FormatProblem::NewerVersion { found: 9, supported: 2 });
     assert_eq!(error.kind(), capy_types::ErrorKind::Invalid);
 }
 

@@ -31,6 +31,7 @@ fn header() -> impl Strategy<Value = Header> {
                 _ => (plain_len, 17 + random % (plain_len - 1)),
             };
             Header {
+                version: 1 + u16::from(raw),
                 kind,
                 suite: u8::from(!open),
                 compression: u8::from(sealed && stored_len != plain_len + 16),

@@ -42,7 +42,8 @@ pub(crate) fn header(kind: ObjectKind) -> Header {
         _ => (1, 1, ramp(0x40), 4321, STORED_LEN),
     };
     let nonce = Nonce::from_bytes(nonce);
-    Header { kind, suite, compression, repository: repository(), nonce, plain_len, stored_len }
+    let (version, repository) = (VERSION_1, repository());
+    Header { version, kind, suite, compression, repository, nonce, plain_len, stored_len }
 }
 
 fn frame(

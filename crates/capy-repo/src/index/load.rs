@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use capy_format::{IndexObject, IndexedPack, ObjectKind, Root, names};
+use capy_format::{IndexObject, ObjectKind, Root, names};
 use capy_objects::Store;
 use capy_types::{IndexId, PackId};
 use futures::{StreamExt, TryStreamExt};
@@ -100,34 +100,9 @@ pub(crate) async fn load_indexes(
             if !whole {
                 loaded.lost_packs.push((pack.id, size));
             }
-            if whole && !refused.contains(&pack.id) {
-                index.insert_pack(KnownPack { id: pack.id, index: Some(id), usable: true }, &pack.frames)?;
-            } else {
-                insert_hidden(index, id, &pack)?;
-            }
+            let usable = whole && !refused.contains(&pack.id);
+            index.insert_pack(KnownPack { id: pack.id, index: Some(id), usable }, &pack.frames)?;
         }
     }
     Ok(loaded)
-}
-
-/// Inserts an unusable pack without hiding chunks that a good pack holds already.
-fn insert_hidden(index: &mut ChunkIndex, id: IndexId, pack: &IndexedPack) -> Result<(), RepoError> {
-    let better: Vec<_> = pack
-        .frames
-        .iter()
-        .map(|frame| {
-            let location = index.get(&frame.chunk)?;
-            Ok(location
-                .filter(|at| index.pack(at.pack).is_some_and(|known| known.usable))
-                .map(|at| (frame.chunk, at)))
-        })
-        .collect::<Result<Vec<_>, RepoError>>()?
-        .into_iter()
-        .flatten()
-        .collect();
-    index.insert_pack(KnownPack { id: pack.id, index: Some(id), usable: false }, &pack.frames)?;
-    for (chunk, location) in better {
-        index.restore(chunk, location);
-    }
-    Ok(())
 }

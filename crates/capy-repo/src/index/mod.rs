@@ -1,23 +1,30 @@
 //! Where every chunk is: an in-memory table over sorted runs, spilled to a local file beyond a
 //! budget.
 //!
-//! Contained by: ingest (is this chunk known?) and reading (where is it?). Invariants: a chunk
-//! inserted later hides an earlier one; memory stays within [`MEMORY_RUNS_MAX_BYTES`] plus the
-//! open table however many chunks there are.
+//! Contained by: ingest (is this chunk known?) and reading (where is it?). Invariants: of several
+//! frames of a chunk the best is found: one that new backups may build on before one that they may
+//! not, a full one before a delta, of two deltas that of the smaller pack id, else the one inserted
+//! last; memory stays within [`MEMORY_RUNS_MAX_BYTES`], the table of bases and the open table,
+//! however many chunks there are.
 //!
 //! Keys are the first 16 bytes of the chunk id. The id is a keyed hash nobody outside can aim at,
 //! so two of n chunks share 128 bits with probability n²/2¹²⁹ (10⁹ chunks: 10⁻²¹), and the full
 //! id is checked again whenever a chunk is read.
 
+mod bases;
+mod chain;
 mod load;
 mod run;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use capy_format::{ChunkClass, FrameInfo, FrameKind};
 use capy_types::{ChunkId, IndexId, PackId};
 
+use bases::BaseTable;
+pub(crate) use chain::{BrokenChain, Link};
 pub(crate) use load::{INDEX_MAX_BYTES, list_packs, load_indexes};
 use run::{DiskRun, MemoryRun, RunEntry};
 
@@ -43,33 +50,41 @@ pub(crate) fn key_of(chunk: &ChunkId) -> Key {
 pub(crate) struct Location {
     /// Number of the pack in this index's table.
     pub(crate) pack: u32,
-    /// Which frame of the pack.
+    /// Which frame of the pack; below 2^16 (`limits::PACK_FRAMES_MAX`).
     pub(crate) ordinal: u32,
-    /// Offset of the sealed frame in the pack in bytes.
+    /// Offset of the sealed frame in the pack in bytes; below 2^26 (`limits::PACK_MAX_BYTES`).
     pub(crate) offset: u32,
-    /// Its stored length in bytes.
+    /// Its stored length in bytes; below 2^24 (`limits::CHUNK_MAX_BYTES` and a tag).
     pub(crate) stored_len: u32,
-    /// Compression, kind and class, packed.
+    /// Length of its chunk in bytes; below 2^24.
+    pub(crate) plain_len: u32,
+    /// Compression (two bits), kind and class, packed.
     flags: u8,
 }
 
 impl Location {
     pub(crate) fn new(pack: u32, ordinal: u32, frame: &FrameInfo) -> Self {
-        let flags = frame.compression & 0x0f | (frame.kind as u8) << 4 | (frame.class as u8) << 6;
-        Self { pack, ordinal, offset: frame.offset, stored_len: frame.stored_len, flags }
+        let flags = frame.compression & 0b11 | (frame.kind as u8) << 2 | (frame.class as u8) << 3;
+        let (offset, stored_len, plain_len) = (frame.offset, frame.stored_len, frame.plain_len);
+        Self { pack, ordinal, offset, stored_len, plain_len, flags }
     }
 
-    /// The frame as it was sealed. `plain_len` comes from whoever asks for the chunk.
-    pub(crate) fn frame(self, chunk: ChunkId, plain_len: u32) -> FrameInfo {
+    pub(crate) fn is_delta(self) -> bool {
+        self.flags & 0b100 != 0
+    }
+
+    /// The frame as it was sealed. `plain_len` comes from whoever asks for the chunk, `base` from
+    /// [`ChunkIndex::base`].
+    pub(crate) fn frame(self, chunk: ChunkId, plain_len: u32, base: Option<ChunkId>) -> FrameInfo {
         FrameInfo {
             chunk,
-            kind: if self.flags >> 4 & 0x03 == 0 { FrameKind::Full } else { FrameKind::Delta },
-            class: if self.flags >> 6 == 0 { ChunkClass::Data } else { ChunkClass::Meta },
-            compression: self.flags & 0x0f,
+            kind: if self.is_delta() { FrameKind::Delta } else { FrameKind::Full },
+            class: if self.flags & 0b1000 == 0 { ChunkClass::Data } else { ChunkClass::Meta },
+            compression: self.flags & 0b11,
             offset: self.offset,
             stored_len: self.stored_len,
             plain_len,
-            base: None,
+            base,
         }
     }
 }
@@ -92,7 +107,27 @@ pub(crate) struct ChunkIndex {
     table: HashMap<Key, Location>,
     memory: Vec<MemoryRun>,
     disk: Vec<DiskRun>,
+    bases: BaseTable,
     spill_dir: PathBuf,
+}
+
+/// An index that readers look into while an ingest adds to it.
+#[derive(Debug, Clone)]
+pub(crate) struct SharedIndex(Arc<RwLock<ChunkIndex>>);
+
+impl SharedIndex {
+    pub(crate) fn new(index: ChunkIndex) -> Self {
+        Self(Arc::new(RwLock::new(index)))
+    }
+
+    /// For a few lookups; nothing is awaited meanwhile.
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, ChunkIndex> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, ChunkIndex> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl ChunkIndex {
@@ -104,6 +139,7 @@ impl ChunkIndex {
             table: HashMap::new(),
             memory: Vec::new(),
             disk: Vec::new(),
+            bases: BaseTable::default(),
             spill_dir,
         }
     }
@@ -114,11 +150,16 @@ impl ChunkIndex {
         let number = *self.numbers.entry(pack.id).or_insert(next);
         if number == next {
             self.packs.push(pack);
+            self.bases.add_pack(number, frames, &self.spill_dir)?;
         } else if let Some(known) = self.packs.get_mut(number as usize) {
             *known = pack;
         }
         for (ordinal, frame) in (0..).zip(frames) {
-            self.table.insert(key_of(&frame.chunk), Location::new(number, ordinal, frame));
+            let location = Location::new(number, ordinal, frame);
+            if (location.is_delta() || !pack.usable) && self.has_better(&frame.chunk, location)? {
+                continue;
+            }
+            self.table.insert(key_of(&frame.chunk), location);
             if self.table.len() >= TABLE_MAX {
                 self.freeze()?;
             }
@@ -126,9 +167,19 @@ impl ChunkIndex {
         Ok(number)
     }
 
-    /// Puts a location back that a later insertion hid.
-    pub(crate) fn restore(&mut self, chunk: ChunkId, location: Location) {
-        self.table.insert(key_of(&chunk), location);
+    /// Whether the chunk is known at a place that one prefers to `other`. A good full frame is
+    /// never worse than another: for those nobody asks.
+    fn has_better(&self, chunk: &ChunkId, other: Location) -> Result<bool, RepoError> {
+        let rank = |at: Location| {
+            let pack = self.pack(at.pack);
+            (pack.is_none_or(|pack| !pack.usable), at.is_delta(), pack.map(|pack| pack.id))
+        };
+        Ok(self.get(chunk)?.is_some_and(|known| rank(known) < rank(other)))
+    }
+
+    /// The chunk that the delta at `location` is against; `None` for a full frame.
+    pub(crate) fn base(&self, location: Location) -> Result<Option<ChunkId>, RepoError> {
+        if location.is_delta() { self.bases.get(location.pack, location.ordinal) } else { Ok(None) }
     }
 
     /// Where the chunk is.

@@ -12,7 +12,7 @@ use std::path::Path;
 use super::{Key, Location};
 use crate::RepoError;
 
-/// Stored size of an entry in bytes: 16 key, 4 pack, 4 ordinal, 4 offset, 3 length, 1 flags.
+/// Stored size of an entry in bytes: 16 key, 16 location.
 const ENTRY_BYTES: usize = 32;
 /// Entries per page of a disk run: 4 KiB.
 const PAGE_ENTRIES: usize = 128;
@@ -22,15 +22,24 @@ const PAGE_ENTRIES: usize = 128;
 pub(super) struct RunEntry([u8; ENTRY_BYTES]);
 
 impl RunEntry {
+    /// Packs the location into 126 bits: pack 32, ordinal 16, offset 26, stored length 24, length 24,
+    /// flags 4. Each is bounded as [`Location`] says.
     pub(super) fn new(key: Key, location: Location) -> Self {
+        let mut packed = 0;
+        for (value, bits) in [
+            (location.pack, 32),
+            (location.ordinal, 16),
+            (location.offset, 26),
+            (location.stored_len, 24),
+            (location.plain_len, 24),
+            (u32::from(location.flags), 4),
+        ] {
+            debug_assert!(bits == 32 || value < 1 << bits, "{value} does not fit {bits} bits");
+            packed = packed << bits | u128::from(value);
+        }
         let mut bytes = [0; ENTRY_BYTES];
         bytes[..16].copy_from_slice(&key);
-        bytes[16..20].copy_from_slice(&location.pack.to_le_bytes());
-        bytes[20..24].copy_from_slice(&location.ordinal.to_le_bytes());
-        bytes[24..28].copy_from_slice(&location.offset.to_le_bytes());
-        // Stored lengths stay below 16 MiB (limits::CHUNK_MAX_BYTES plus a tag): 24 bits hold them.
-        let packed = location.stored_len | u32::from(location.flags) << 24;
-        bytes[28..].copy_from_slice(&packed.to_le_bytes());
+        bytes[16..].copy_from_slice(&packed.to_le_bytes());
         Self(bytes)
     }
 
@@ -38,20 +47,16 @@ impl RunEntry {
         self.0.first_chunk().expect("32 bytes hold 16")
     }
 
-    fn word(&self, at: usize) -> u32 {
-        let [a, b, c, d] = [0, 1, 2, 3].map(|i| self.0[at + i]);
-        u32::from_le_bytes([a, b, c, d])
-    }
-
     fn location(&self) -> Location {
-        let packed = self.word(28);
-        Location {
-            pack: self.word(16),
-            ordinal: self.word(20),
-            offset: self.word(24),
-            stored_len: packed & 0x00ff_ffff,
-            flags: packed.to_le_bytes()[3],
-        }
+        let mut packed = u128::from_le_bytes(*self.0.last_chunk().expect("32 bytes hold 16"));
+        let mut take = |bits: u32| {
+            let value = packed & ((1 << bits) - 1);
+            packed >>= bits;
+            u32::try_from(value).expect("at most 32 bits were kept")
+        };
+        let flags = u8::try_from(take(4)).expect("four bits");
+        let (plain_len, stored_len, offset) = (take(24), take(24), take(26));
+        Location { flags, plain_len, stored_len, offset, ordinal: take(16), pack: take(32) }
     }
 }
 

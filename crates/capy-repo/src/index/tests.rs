@@ -1,6 +1,7 @@
 //! The index against a plain map, with spilling forced.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 
 use capy_format::{ChunkClass, FrameInfo, FrameKind};
 use capy_types::{ChunkId, PackId, SeededEntropy};
@@ -24,19 +25,20 @@ fn frame(chunk: ChunkId, offset: u32) -> FrameInfo {
 fn a_million_chunks_in_spilled_runs_are_all_found_and_strangers_are_not() {
     let entropy = SeededEntropy::new(11);
     let mut index = ChunkIndex::new(std::env::temp_dir());
-    let mut expected: HashMap<ChunkId, (u32, u32)> = HashMap::new();
+    let mut expected: HashMap<ChunkId, (u32, u32, u32)> = HashMap::new();
     for _ in 0..2600 {
         let pack = PackId::random(&entropy);
         let frames: Vec<_> = (0..1000).map(|n| frame(ChunkId::random(&entropy), 64 + n * 1100)).collect();
         let number = index.insert_pack(KnownPack { id: pack, index: None, usable: true }, &frames).unwrap();
-        expected.extend(frames.iter().step_by(97).map(|f| (f.chunk, (number, f.offset))));
+        let sampled = (0..).zip(&frames).step_by(97);
+        expected.extend(sampled.map(|(ordinal, f)| (f.chunk, (number, ordinal, f.offset))));
     }
     assert!(!index.disk.is_empty(), "the test must reach the disk");
-    for (chunk, (number, offset)) in &expected {
+    for (chunk, (number, ordinal, offset)) in &expected {
         let found = index.get(chunk).unwrap().expect("inserted");
-        assert_eq!((found.pack, found.offset), (*number, *offset));
-        assert_eq!(found.stored_len, 1000 + offset % 7);
-        assert_eq!(found.frame(*chunk, 4096).kind, FrameKind::Full);
+        assert_eq!((found.pack, found.ordinal, found.offset), (*number, *ordinal, *offset));
+        assert_eq!((found.stored_len, found.plain_len), (1000 + offset % 7, 4096));
+        assert_eq!(found.frame(*chunk, 4096, None), frame(*chunk, *offset));
     }
     for _ in 0..10_000 {
         assert_eq!(index.get(&ChunkId::random(&entropy)).unwrap(), None);
@@ -55,7 +57,7 @@ fn a_later_pack_hides_an_earlier_one_wherever_the_earlier_one_went() {
     let mut last = insert(&mut index, &[frame(chunk, 64)]);
     for round in 0..12 {
         let filler: Vec<_> = (0..TABLE_MAX as u32).map(|n| frame(ChunkId::random(&entropy), n)).collect();
-        insert(&mut index, &filler);
+        filler.chunks(1 << 16).for_each(|frames| _ = insert(&mut index, frames));
         assert_eq!(index.get(&chunk).unwrap().expect("known").pack, last, "round {round}");
         last = insert(&mut index, &[frame(chunk, 64)]);
     }
@@ -86,4 +88,95 @@ fn runs_merge_to_the_newest_entry_and_pages_are_searched_to_their_edges() {
         assert_eq!(merged.get(&key(n)).unwrap().map(|l| l.pack), Some(pack), "key {n}");
     }
     assert_eq!(merged.get(&key(3000)).unwrap(), None);
+}
+
+fn delta(chunk: ChunkId, base: ChunkId, offset: u32) -> FrameInfo {
+    FrameInfo { kind: FrameKind::Delta, compression: 2, base: Some(base), ..frame(chunk, offset) }
+}
+
+#[test]
+fn of_several_frames_the_best_is_found_in_whatever_order_they_come() {
+    let entropy = SeededEntropy::new(13);
+    let (chunk, base) = (ChunkId::random(&entropy), ChunkId::random(&entropy));
+    let id = |n| PackId::from_bytes([n; 24]);
+    // From worst to best.
+    let frames = [
+        (KnownPack { id: id(1), index: None, usable: false }, delta(chunk, base, 100)),
+        (KnownPack { id: id(2), index: None, usable: false }, frame(chunk, 200)),
+        (KnownPack { id: id(4), index: None, usable: true }, delta(chunk, base, 300)),
+        (KnownPack { id: id(3), index: None, usable: true }, delta(chunk, base, 400)),
+        (KnownPack { id: id(9), index: None, usable: true }, frame(chunk, 500)),
+    ];
+    for count in 1..=frames.len() {
+        for turn in 0..count {
+            let mut index = ChunkIndex::new(std::env::temp_dir());
+            let mut order: Vec<_> = frames[..count].to_vec();
+            order.rotate_left(turn);
+            for reversed in [false, true] {
+                if reversed {
+                    order.reverse();
+                }
+                order.iter().for_each(|(pack, frame)| _ = index.insert_pack(*pack, &[*frame]).unwrap());
+                let found = index.get(&chunk).unwrap().expect("known").offset;
+                assert_eq!(found, frames[count - 1].1.offset, "{count} frames from {turn}");
+            }
+        }
+    }
+}
+
+#[test]
+fn bases_are_found_in_memory_and_in_the_file_and_full_frames_have_none() {
+    let entropy = SeededEntropy::new(14);
+    let mut index = ChunkIndex::new(std::env::temp_dir());
+    let mut expected = Vec::new();
+    for number in 0..40_u32 {
+        let frames: Vec<_> = (0..10_000_u32)
+            .map(|n| match n % 3 {
+                0 => frame(ChunkId::random(&entropy), n),
+                _ => delta(ChunkId::random(&entropy), ChunkId::random(&entropy), n),
+            })
+            .collect();
+        let pack = KnownPack { id: PackId::random(&entropy), index: None, usable: true };
+        assert_eq!(index.insert_pack(pack, &frames).unwrap(), number);
+        expected.extend(frames.iter().step_by(501).map(|frame| (frame.chunk, frame.base)));
+    }
+    for (chunk, base) in expected {
+        let found = index.get(&chunk).unwrap().expect("known");
+        assert_eq!((index.base(found).unwrap(), found.is_delta()), (base, base.is_some()));
+    }
+}
+
+#[test]
+fn a_chain_is_followed_to_its_full_frame_or_its_fault() {
+    let entropy = SeededEntropy::new(15);
+    let mut index = ChunkIndex::new(std::env::temp_dir());
+    let ids: Vec<_> = (0..100).map(|_| ChunkId::random(&entropy)).collect();
+    let mut insert = |frame: FrameInfo| {
+        let pack = KnownPack { id: PackId::random(&entropy), index: None, usable: true };
+        index.insert_pack(pack, &[frame]).unwrap();
+    };
+    insert(frame(ids[0], 64));
+    (1..100).for_each(|n| insert(delta(ids[n], ids[n - 1], 64)));
+    let [lost, circle, back] = [1, 2, 3].map(|n| ChunkId::from_bytes([n; 32]));
+    insert(delta(circle, back, 64));
+    insert(delta(back, circle, 64));
+    let follow = |chunk: &ChunkId| {
+        let mut seen = Vec::new();
+        let end = index.follow(chunk, |link| {
+            seen.push(link.chunk);
+            ControlFlow::Continue(())
+        });
+        (end.unwrap(), seen)
+    };
+    assert_eq!(follow(&ids[0]), (Ok(true), vec![ids[0]]));
+    assert_eq!(follow(&ids[3]), (Ok(true), vec![ids[3], ids[2], ids[1], ids[0]]));
+    assert_eq!(follow(&ids[64]).0, Ok(true));
+    assert_eq!(follow(&ids[65]).0, Err(BrokenChain::Endless));
+    assert_eq!(follow(&circle).0, Err(BrokenChain::Endless));
+    assert_eq!(follow(&lost).0, Err(BrokenChain::Unknown(lost)));
+    let stopped = index.follow(&ids[3], |link| match link.chunk == ids[1] {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    });
+    assert_eq!(stopped.unwrap(), Ok(false));
 }

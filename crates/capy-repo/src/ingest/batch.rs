@@ -5,6 +5,7 @@
 
 use capy_codec::{CdcSizes, Cutter};
 use capy_format::ChunkingPolicy;
+use capy_types::ChunkId;
 use capy_types::limits::MIB;
 
 use crate::RepoError;
@@ -46,6 +47,8 @@ pub(super) struct Piece {
     /// Offset of the chunk in its file in bytes.
     pub(super) offset: u64,
     pub(super) tag: Option<u64>,
+    /// The parent's chunk of the same region.
+    pub(super) parent: Option<ChunkId>,
 }
 
 /// A buffer of whole chunks on its way to a worker and back.
@@ -122,7 +125,8 @@ impl FileCut {
                 None => None,
             };
             let Some(length) = length else { break };
-            batch.pieces.push(Piece { start: self.start, len: length, offset: self.offset, tag: self.tag });
+            let (start, offset, tag) = (self.start, self.offset, self.tag);
+            batch.pieces.push(Piece { start, len: length, offset, tag, parent: None });
             self.offset += length as u64;
             self.start += length;
             self.pending -= length;

@@ -5,8 +5,8 @@
 
 use capy_types::limits::{MIB, PACK_SIZE_BYTES};
 
-use super::IngestOptions;
 use super::batch::BATCH_BYTES;
+use super::{IngestOptions, base};
 use crate::RepoError;
 
 /// The program, its threads and their compressors.
@@ -17,9 +17,10 @@ const INDEX_BYTES: usize = 64 * MIB;
 const PACK_MIN_BYTES: usize = 4 * MIB;
 
 /// The size packs are aimed at in bytes: at most 32 MiB, less where that would not fit.
-pub(super) fn pack_bytes(options: &IngestOptions) -> Result<usize, RepoError> {
+pub(super) fn pack_bytes(options: &IngestOptions, deltas: bool) -> Result<usize, RepoError> {
     let (jobs, uploads) = (options.jobs, options.uploads);
-    let fixed = PROGRAM_BYTES + INDEX_BYTES + BATCH_BYTES * (jobs + 2);
+    let for_deltas = if deltas { base::memory_bytes(jobs) } else { 0 };
+    let fixed = PROGRAM_BYTES + INDEX_BYTES + BATCH_BYTES * (jobs + 2) + for_deltas;
     // One in the making for each worker and one for the manifest, and those on their way.
     let packs = jobs + 1 + uploads;
     let each = options.memory_bytes.saturating_sub(fixed) / packs;
@@ -39,7 +40,7 @@ mod tests {
     fn size(jobs: usize, memory_mib: usize) -> Result<usize, String> {
         let mut options = IngestOptions::new("main/x".parse().expect("a key"));
         (options.jobs, options.memory_bytes) = (jobs, memory_mib * MIB);
-        pack_bytes(&options).map_err(|error| error.to_string())
+        pack_bytes(&options, false).map_err(|error| error.to_string())
     }
 
     #[test]

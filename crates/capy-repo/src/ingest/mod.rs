@@ -6,16 +6,21 @@
 //! pack of their own; finished packs are stored by a bounded number of uploads. Results come back
 //! in any order and are put in order for the manifest. Nothing holds a whole file.
 //!
+//! Changed chunks of a file that the previous backup has are stored as deltas to its chunks: the
+//! `parent` says which, `base` fetches them.
+//!
 //! Memory: 4 MiB × (jobs + 2) of batches, one pack in the making per job and one for the manifest,
 //! the packs being uploaded, and the index; `budget` makes the packs as small as it takes.
 //!
 //! Invariant: nothing is visible before [`Ingest::commit`], and that happens only when every
 //! pack, index and the record are durable.
 
+mod base;
 mod batch;
 mod budget;
 mod dedup;
 mod manifest;
+mod parent;
 mod session;
 mod upload;
 mod worker;
@@ -27,19 +32,22 @@ use std::time::{Duration, Instant};
 
 use capy_codec::Cutter;
 use capy_format::{
-    ArchiveHeader, BackupEntry, BackupRecord, BackupState, Content, Entry, Meta, ObjectKind, Stats, names,
+    ArchiveHeader, BackupEntry, BackupKind, BackupRecord, BackupState, Content, Entry, Meta, ObjectKind,
+    Root, Stats, names,
 };
 use capy_objects::StoreErrorKind;
 use capy_types::{BackupKey, Ctx, Nonce, Problem, SessionId};
 
-use crate::index::ChunkIndex;
+use crate::index::{ChunkIndex, SharedIndex};
 use crate::repository::entry_of;
 use crate::{ReadOptions, Reader, RepoError, Repository, sealed};
+use base::Bases;
 use batch::{Batch, FileCut};
-use dedup::Dedup;
 use manifest::ManifestAssembler;
-use worker::{BatchResult, Shared};
+use parent::{FileParent, Parent};
+use worker::{BatchResult, Job, Shared};
 
+pub use base::DeltaPolicy;
 pub(crate) use batch::check_policy;
 
 /// Sees every chunk of a file that was begun with a tag, on worker threads, in any order.
@@ -77,6 +85,11 @@ pub struct IngestOptions {
     pub memory_bytes: usize,
     /// Where the index spills when it outgrows its memory.
     pub spill_dir: PathBuf,
+    /// The newest complete backup of the cluster that is of this kind is the parent, against whose
+    /// chunks changed ones are stored; `None` asks for none.
+    pub parent: Option<BackupKind>,
+    /// When they are.
+    pub delta: DeltaPolicy,
 }
 
 impl std::fmt::Debug for IngestOptions {
@@ -101,6 +114,8 @@ impl IngestOptions {
             uploads: 2,
             memory_bytes: MEMORY_BYTES,
             spill_dir: PathBuf::from("/var/tmp"),
+            parent: None,
+            delta: DeltaPolicy::default(),
         }
     }
 }
@@ -127,13 +142,15 @@ pub struct Ingest {
     session: SessionId,
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
-    to_workers: Option<async_channel::Sender<Batch>>,
+    to_workers: Option<async_channel::Sender<Job>>,
     free: async_channel::Receiver<Batch>,
     results: async_channel::Receiver<BatchResult>,
     batch: Option<Batch>,
     sent: u64,
     received: u64,
     file: Option<FileCut>,
+    parent: Option<Parent>,
+    file_parent: Option<FileParent>,
     cutter: Cutter,
     assembler: ManifestAssembler,
     own_indexes: Vec<capy_types::IndexId>,
@@ -159,7 +176,7 @@ impl Ingest {
                 ),
             });
         }
-        let pack_bytes = budget::pack_bytes(&options)?;
+        let without_deltas = budget::pack_bytes(&options, false)?;
         let (session, root) = session::register(&repo, &options.key).await?;
         let mut index = ChunkIndex::new(options.spill_dir.clone());
         let loaded = crate::index::load_indexes(&repo, &root, &mut index).await?;
@@ -181,10 +198,22 @@ impl Ingest {
             });
         }
         let level = options.compression_level.unwrap_or(repo.config().compression_level);
-        let shared = Arc::new(Shared::new(&repo, &options, Dedup::new(index), level, pack_bytes));
-        let (to_workers, from_feeder) = async_channel::bounded(options.jobs + 2);
-        let (to_free, free) = async_channel::bounded(options.jobs + 2);
-        for _ in 0..options.jobs + 2 {
+        let index = SharedIndex::new(index);
+        let read = ReadOptions { spill_dir: options.spill_dir.clone(), ..ReadOptions::default() };
+        let reader = Reader::over(repo.clone(), index.clone(), read);
+        let parent = open_parent(&reader, &ctx, &options, &root).await?;
+        let pack_bytes = match &parent {
+            Some(_) => budget::pack_bytes(&options, true)?,
+            None => without_deltas,
+        };
+        let shared = Arc::new(Shared::new(&repo, &options, index, level, pack_bytes));
+        if parent.is_some() {
+            shared.use_bases(Bases::new(&reader, &ctx, options.delta, options.jobs));
+        }
+        let batches = base::batches(options.jobs, parent.is_some());
+        let (to_workers, from_feeder) = async_channel::bounded(batches);
+        let (to_free, free) = async_channel::bounded(batches);
+        for _ in 0..batches {
             to_free.try_send(Batch::default()).expect("as many places as batches");
         }
         let (to_results, results) = async_channel::unbounded();
@@ -221,6 +250,8 @@ impl Ingest {
             sent: 0,
             received: 0,
             file: None,
+            parent,
+            file_parent: None,
             cutter,
             assembler,
             own_indexes: Vec::new(),
@@ -236,6 +267,9 @@ impl Ingest {
     /// # Errors
     /// Invalid when a file is open.
     pub fn begin_archive(&mut self, header: ArchiveHeader) -> Result<(), RepoError> {
+        if let Some(parent) = &mut self.parent {
+            parent.begin_archive(&header.kind);
+        }
         self.plain_entry(Entry::Archive(header))
     }
 
@@ -287,6 +321,13 @@ impl Ingest {
         let policy = &self.repo.config().chunking;
         let grid = strategy == Strategy::Grid && !policy.force_cdc;
         self.file = Some(FileCut::new(grid.then_some(policy.grid_bytes as usize), tag));
+        self.file_parent = None;
+        if let Some(parent) = &mut self.parent {
+            match parent.file(&meta.path).await {
+                Ok(found) => self.file_parent = found,
+                Err(error) => self.leave_parent(&error)?,
+            }
+        }
         self.assembler.begin_file(meta, if grid { batch::CHUNKING_GRID } else { batch::CHUNKING_CDC });
         Ok(())
     }
@@ -306,9 +347,10 @@ impl Ingest {
                 .as_mut()
                 .ok_or_else(|| RepoError::Invalid { what: "bytes arrived outside of a file".to_owned() })?;
             let taken = file.append(&mut batch, data);
-            let started = Instant::now();
+            let (started, from) = (Instant::now(), batch.pieces.len());
             let closed = file.cut(&mut batch, &self.cutter, false);
             self.cutting += started.elapsed();
+            self.ask_parent(&mut batch, from).await?;
             self.assembler.pieces(closed);
             data = data.get(taken..).expect("append takes at most what it is given");
             self.put_batch(batch).await?;
@@ -326,10 +368,32 @@ impl Ingest {
             .file
             .take()
             .ok_or_else(|| RepoError::Invalid { what: "a file ended that had not begun".to_owned() })?;
+        let from = batch.pieces.len();
         let closed = file.cut(&mut batch, &self.cutter, true);
+        self.ask_parent(&mut batch, from).await?;
         self.assembler.pieces(closed);
         self.assembler.end_file();
         self.put_batch(batch).await
+    }
+
+    /// Notes the parent's chunks of the regions of the pieces from `from` on.
+    async fn ask_parent(&mut self, batch: &mut Batch, from: usize) -> Result<(), RepoError> {
+        let pieces = batch.pieces.get_mut(from..).unwrap_or_default();
+        let (Some(file), Some(last)) = (&mut self.file_parent, pieces.last()) else { return Ok(()) };
+        let end = last.offset + last.len as u64;
+        if let Err(error) = file.load_until(&self.ctx, end).await {
+            return self.leave_parent(&error);
+        }
+        for piece in pieces {
+            piece.parent = file.chunk_at(piece.offset, piece.offset + piece.len as u64);
+        }
+        Ok(())
+    }
+
+    /// The parent cannot be read: the rest is stored without.
+    fn leave_parent(&mut self, error: &RepoError) -> Result<(), RepoError> {
+        (self.parent, self.file_parent) = (None, None);
+        note_parent(&self.ctx, "the previous backup", error)
     }
 
     async fn take_batch(&mut self) -> Result<Batch, RepoError> {
@@ -375,7 +439,7 @@ impl Ingest {
         if let Some(channel) = &self.to_workers {
             // As many places as batches: this never waits.
             channel
-                .send(batch)
+                .send(Job::Fresh(batch, channel.clone()))
                 .await
                 .map_err(|_| RepoError::Internal { what: "all workers are gone".to_owned() })?;
         }
@@ -481,7 +545,7 @@ impl Ingest {
         if self.flushed.is_none() {
             return Err(RepoError::Invalid { what: "nothing is readable before flush".to_owned() });
         }
-        Ok(Reader::over(self.repo.clone(), self.shared.freeze_index(), options))
+        Ok(Reader::over(self.repo.clone(), self.shared.index().clone(), options))
     }
 
     /// Makes the backup visible: stores its record and commits it to the root.
@@ -531,6 +595,34 @@ impl Ingest {
         self.shared.fail(RepoError::Cancelled);
         session::remove(&self.repo, self.session).await
     }
+}
+
+/// Opens the parent, if there is one to be had.
+async fn open_parent(
+    reader: &Reader,
+    ctx: &Ctx,
+    options: &IngestOptions,
+    root: &Root,
+) -> Result<Option<Parent>, RepoError> {
+    let kind = options.parent.filter(|_| options.delta.depth_max > 0);
+    let Some(entry) = kind.and_then(|kind| parent::choose(root, &options.key, kind)) else {
+        return Ok(None);
+    };
+    if let Err(error) = budget::pack_bytes(options, true) {
+        return note_parent(ctx, &entry.key.to_string(), &error).map(|()| None);
+    }
+    match Parent::open(reader.clone(), ctx, entry, &*reader.repo().env().entropy).await {
+        Ok(parent) => Ok(Some(parent)),
+        Err(error) => note_parent(ctx, &entry.key.to_string(), &error).map(|()| None),
+    }
+}
+
+/// A parent that cannot be read is told of; only the caller's own wish to stop is an error.
+fn note_parent(ctx: &Ctx, subject: &str, error: &RepoError) -> Result<(), RepoError> {
+    ctx.check()?;
+    let message = format!("not used as parent, so that changed chunks are stored whole: {error}");
+    ctx.progress.problem(Problem { subject: subject.to_owned(), message });
+    Ok(())
 }
 
 impl Drop for Ingest {

@@ -6,11 +6,19 @@
 
 use std::collections::HashSet;
 
-use capy_format::{BackupEntry, Root, SessionEntry};
+use capy_format::{BackupEntry, Root, SessionEntry, VERSION_1, VERSION_DELTA};
 use capy_types::{BackupKey, IndexId, PackId, SessionId};
 
 use crate::index::KnownPack;
 use crate::{RepoError, Repository};
+
+/// What a backup builds on.
+#[derive(Debug)]
+pub(super) struct UsedPacks {
+    pub(super) packs: Vec<KnownPack>,
+    /// Some of its chunks are deltas.
+    pub(super) deltas: bool,
+}
 
 /// Registers a new session; refuses a key that is taken.
 pub(super) async fn register(repo: &Repository, key: &BackupKey) -> Result<(SessionId, Root), RepoError> {
@@ -40,20 +48,22 @@ pub(super) async fn commit(
     session: SessionId,
     entry: BackupEntry,
     own_indexes: &[IndexId],
-    used: &[KnownPack],
+    used: &UsedPacks,
 ) -> Result<BackupEntry, RepoError> {
-    let used_ids: HashSet<PackId> = used.iter().map(|pack| pack.id).collect();
+    let used_ids: HashSet<PackId> = used.packs.iter().map(|pack| pack.id).collect();
     let change = |root: &mut Root| {
         check(root, session, &entry.key, &used_ids)?;
         root.sessions.retain(|other| other.id != session);
         root.condemned.retain(|pack| !used_ids.contains(pack));
-        root.indexes.extend(own_indexes.iter().copied().chain(used.iter().filter_map(|pack| pack.index)));
+        root.indexes
+            .extend(own_indexes.iter().copied().chain(used.packs.iter().filter_map(|pack| pack.index)));
         root.indexes.sort_unstable();
         root.indexes.dedup();
         root.backups.push(entry.clone());
         Ok(())
     };
-    repo.chain().commit(change).await?;
+    let version = if used.deltas { VERSION_DELTA } else { VERSION_1 };
+    repo.chain().commit_as(version, change).await?;
     Ok(entry)
 }
 

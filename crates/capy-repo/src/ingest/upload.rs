@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use capy_format::{IndexObject, IndexedPack, ObjectKind, names};
+use capy_format::{IndexObject, IndexedPack, ObjectKind, names, version_of};
 use capy_objects::Store;
 use capy_types::{IndexId, Nonce};
 use tokio::sync::Semaphore;
@@ -108,7 +108,9 @@ pub(super) async fn write_index(
         return Err(RepoError::Internal { what: format!("{name}: the index read back differs") });
     }
     let nonce = Nonce::from_bytes(*id.as_bytes());
-    let object = sealed::seal(repo.keys(), repo.id(), ObjectKind::Index, &name, nonce, &body)?;
+    let version = version_of(index.packs.iter().flat_map(|pack| &pack.frames));
+    let form = sealed::Form::of_version(version);
+    let object = sealed::seal_as(repo.keys(), repo.id(), ObjectKind::Index, &name, nonce, &body, form)?;
     let size = object.len() as u64;
     repo.store().put_new(&name, object).await?;
     shared.uploads.stored_bytes.fetch_add(size, Ordering::Relaxed);

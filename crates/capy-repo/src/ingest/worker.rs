@@ -1,4 +1,5 @@
-//! Workers: a batch is hashed, looked up, compressed and sealed to completion on one thread.
+//! Workers: a batch is hashed, looked up, compressed and sealed on one thread, to completion unless it
+//! has changed chunks: then its bases are fetched ([`super::base`]) and it comes back.
 //!
 //! Invariants: a chunk claimed by this worker is in its open pack before the batch is given back;
 //! after the first failure anywhere, workers only return batches, so that nobody waits for ever.
@@ -7,15 +8,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
-use capy_codec::{ChunkNamer, Compressor, RepositoryKeys};
+use capy_codec::{ChunkNamer, Compressor, DeltaEncoder, RepositoryKeys};
 use capy_format::{ChunkClass, Stats};
 use capy_types::{ChunkId, Entropy, PackId, RepositoryId};
 
-use super::batch::Batch;
+use super::base::{Base, Bases, Candidate};
+use super::batch::{Batch, Piece};
 use super::dedup::Dedup;
+use super::session::UsedPacks;
 use super::upload::Uploads;
 use super::{IngestOptions, Inspector};
-use crate::index::{ChunkIndex, KnownPack};
+use crate::index::SharedIndex;
 use crate::pack::PackBuilder;
 use crate::{RepoError, Repository};
 
@@ -25,6 +28,23 @@ pub(super) struct ChunkResult {
     pub(super) id: ChunkId,
     pub(super) size: u32,
     pub(super) crc32c: u32,
+}
+
+/// What a worker has to do.
+pub(super) enum Job {
+    /// A batch from the feeder. The channel is where it comes back to when it has to wait.
+    Fresh(Batch, async_channel::Sender<Job>),
+    /// A batch with the bases of its changed chunks.
+    Based(Box<Based>),
+}
+
+/// A batch that was hashed and looked up.
+pub(super) struct Based {
+    batch: Batch,
+    chunks: Vec<ChunkResult>,
+    /// Which of its chunks are new.
+    new: Vec<bool>,
+    bases: Vec<Option<Base>>,
 }
 
 /// The chunks of a finished batch, in order.
@@ -40,6 +60,8 @@ struct Counters {
     bytes: AtomicU64,
     new_chunks: AtomicU64,
     new_bytes: AtomicU64,
+    delta_chunks: AtomicU64,
+    delta_bytes: AtomicU64,
     hash_nanos: AtomicU64,
     compress_nanos: AtomicU64,
     upload_wait_nanos: AtomicU64,
@@ -55,8 +77,8 @@ pub(super) struct Shared {
     level: i32,
     pack_bytes: usize,
     dedup: Mutex<Dedup>,
-    frozen: OnceLock<Arc<ChunkIndex>>,
-    used: OnceLock<Vec<KnownPack>>,
+    index: SharedIndex,
+    bases: OnceLock<Arc<Bases>>,
     failure: OnceLock<Arc<RepoError>>,
     counters: Counters,
 }
@@ -65,7 +87,7 @@ impl Shared {
     pub(super) fn new(
         repo: &Repository,
         options: &IngestOptions,
-        dedup: Dedup,
+        index: SharedIndex,
         level: i32,
         pack_bytes: usize,
     ) -> Self {
@@ -77,9 +99,9 @@ impl Shared {
             inspector: options.inspector.clone(),
             level,
             pack_bytes,
-            dedup: Mutex::new(dedup),
-            frozen: OnceLock::new(),
-            used: OnceLock::new(),
+            dedup: Mutex::new(Dedup::new(index.clone())),
+            index,
+            bases: OnceLock::new(),
             failure: OnceLock::new(),
             counters: Counters::default(),
         }
@@ -103,20 +125,19 @@ impl Shared {
         PackBuilder::new(PackId::random(&*self.entropy), &self.keys, self.repository, self.pack_bytes)
     }
 
-    /// The index of everything stored; the session stores nothing afterwards.
-    pub(super) fn freeze_index(&self) -> Arc<ChunkIndex> {
-        self.frozen
-            .get_or_init(|| {
-                let mut dedup = self.dedup();
-                let _ = self.used.set(dedup.used_packs());
-                Arc::new(dedup.take_index())
-            })
-            .clone()
+    /// From now on changed chunks are stored against the parent's.
+    pub(super) fn use_bases(&self, bases: Bases) {
+        let _ = self.bases.set(Arc::new(bases));
     }
 
-    pub(super) fn used_packs(&self) -> Vec<KnownPack> {
-        self.freeze_index();
-        self.used.get().cloned().unwrap_or_default()
+    /// The index of everything stored, this session's packs included.
+    pub(super) fn index(&self) -> &SharedIndex {
+        &self.index
+    }
+
+    pub(super) fn used_packs(&self) -> UsedPacks {
+        let dedup = self.dedup();
+        UsedPacks { packs: dedup.used_packs(), deltas: dedup.has_deltas() }
     }
 
     pub(super) fn stats(&self) -> Stats {
@@ -150,12 +171,13 @@ fn add_elapsed(counter: &AtomicU64, since: Instant) {
 /// One worker thread's state.
 pub(super) struct Worker {
     shared: Arc<Shared>,
-    batches: async_channel::Receiver<Batch>,
+    jobs: async_channel::Receiver<Job>,
     free: async_channel::Sender<Batch>,
     results: async_channel::Sender<BatchResult>,
     runtime: tokio::runtime::Handle,
     namer: ChunkNamer,
     compressor: Compressor,
+    encoder: DeltaEncoder,
     pack: Option<PackBuilder>,
     new: Vec<bool>,
 }
@@ -163,32 +185,27 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn new(
         shared: Arc<Shared>,
-        batches: async_channel::Receiver<Batch>,
+        jobs: async_channel::Receiver<Job>,
         free: async_channel::Sender<Batch>,
         results: async_channel::Sender<BatchResult>,
     ) -> Result<Self, RepoError> {
         let namer = shared.keys.chunk_namer();
-        let compressor = Compressor::new(shared.level)?;
+        let (compressor, encoder) = (Compressor::new(shared.level)?, DeltaEncoder::new(shared.level)?);
         let runtime = tokio::runtime::Handle::current();
-        Ok(Self { shared, batches, free, results, runtime, namer, compressor, pack: None, new: Vec::new() })
+        let (pack, new) = (None, Vec::new());
+        Ok(Self { shared, jobs, free, results, runtime, namer, compressor, encoder, pack, new })
     }
 
-    /// Works until the feeder closes its channel, then hands on the last pack.
+    /// Works until the feeder has closed its channel and no batch waits, then hands on the last pack.
     pub(super) fn run(mut self) {
-        while let Ok(mut batch) = self.batches.recv_blocking() {
-            let chunks = if self.shared.check().is_ok() {
-                self.batch(&batch).unwrap_or_else(|error| {
-                    self.shared.fail(error);
-                    Vec::new()
-                })
-            } else {
-                Vec::new()
-            };
-            let result = BatchResult { sequence: batch.sequence, chunks };
-            batch.clear();
-            // Both ends are held by the ingest; when it is gone nobody needs the answers.
-            let _ = self.results.send_blocking(result);
-            let _ = self.free.send_blocking(batch);
+        while let Ok(job) = self.jobs.recv_blocking() {
+            let failed = self.shared.check().is_err();
+            match job {
+                Job::Fresh(batch, _) if failed => self.give_back(batch, Vec::new()),
+                Job::Based(based) if failed => self.give_back(based.batch, Vec::new()),
+                Job::Fresh(batch, back) => self.fresh(batch, back),
+                Job::Based(based) => self.finish(*based),
+            }
         }
         if let Some(pack) = self.pack.take()
             && self.shared.check().is_ok()
@@ -198,16 +215,79 @@ impl Worker {
         }
     }
 
-    fn batch(&mut self, batch: &Batch) -> Result<Vec<ChunkResult>, RepoError> {
-        let chunks = self.name(batch);
-        self.shared.dedup().claim(chunks.iter().map(|chunk| &chunk.id), &mut self.new)?;
+    fn give_back(&self, mut batch: Batch, chunks: Vec<ChunkResult>) {
+        let result = BatchResult { sequence: batch.sequence, chunks };
+        batch.clear();
+        // Both ends are held by the ingest; when it is gone nobody needs the answers.
+        let _ = self.results.send_blocking(result);
+        let _ = self.free.send_blocking(batch);
+    }
+
+    /// Hashes and looks up; stores what is new, at once or when its bases are there.
+    fn fresh(&mut self, batch: Batch, back: async_channel::Sender<Job>) {
+        let chunks = self.name(&batch);
+        let claimed = self.shared.dedup().claim(chunks.iter().map(|chunk| &chunk.id), &mut self.new);
+        let candidates = claimed.and_then(|()| self.candidates(&batch));
         let new = std::mem::take(&mut self.new);
-        for ((piece, chunk), _) in batch.pieces.iter().zip(&chunks).zip(&new).filter(|(_, new)| **new) {
+        match (candidates, self.shared.bases.get()) {
+            (Err(error), _) => {
+                self.shared.fail(error);
+                self.give_back(batch, Vec::new());
+            }
+            (Ok(candidates), Some(bases)) if candidates.iter().any(Option::is_some) => {
+                let bases = bases.clone();
+                self.runtime.spawn(async move {
+                    let bases = bases.fetch(candidates).await;
+                    // There are as many places as batches; without a worker nobody waits for it.
+                    let _ = back.send(Job::Based(Box::new(Based { batch, chunks, new, bases }))).await;
+                });
+            }
+            (Ok(_), _) => self.finish(Based { batch, chunks, new, bases: Vec::new() }),
+        }
+    }
+
+    /// For each chunk of the batch, its length and what it may be stored against.
+    fn candidates(&self, batch: &Batch) -> Result<Vec<Option<(usize, Candidate)>>, RepoError> {
+        let Some(bases) = self.shared.bases.get() else { return Ok(Vec::new()) };
+        let dedup = self.shared.dedup();
+        let candidate = |(piece, new): (&Piece, &bool)| match (piece.parent, bases.depth_max(piece.len)) {
+            (Some(parent), Some(depth)) if *new => {
+                Ok(dedup.base(&parent, depth)?.map(|candidate| (piece.len, candidate)))
+            }
+            _ => Ok(None),
+        };
+        batch.pieces.iter().zip(&self.new).map(candidate).collect()
+    }
+
+    /// Stores the new chunks of a batch and gives it back.
+    fn finish(&mut self, based: Based) {
+        let Based { batch, chunks, new, bases } = based;
+        let stored = self.store(&batch, &chunks, &new, &bases);
+        self.new = new;
+        match stored {
+            Ok(()) => self.give_back(batch, chunks),
+            Err(error) => {
+                self.shared.fail(error);
+                self.give_back(batch, Vec::new());
+            }
+        }
+    }
+
+    fn store(
+        &mut self,
+        batch: &Batch,
+        chunks: &[ChunkResult],
+        new: &[bool],
+        bases: &[Option<Base>],
+    ) -> Result<(), RepoError> {
+        for (at, (piece, chunk)) in batch.pieces.iter().zip(chunks).enumerate() {
+            if !new.get(at).is_some_and(|new| *new) {
+                continue;
+            }
             let started = Instant::now();
             let plain = &batch.data[piece.start..piece.start + piece.len];
-            let pack = self.pack.get_or_insert_with(|| self.shared.new_pack());
-            pack.append(chunk.id, ChunkClass::Data, plain, &mut self.compressor)?;
-            let full = pack.is_full();
+            let base = bases.get(at).and_then(Option::as_ref);
+            let full = self.append(&chunk.id, plain, base)?;
             add_elapsed(&self.shared.counters.compress_nanos, started);
             self.shared.counters.new_chunks.fetch_add(1, Ordering::Relaxed);
             self.shared.counters.new_bytes.fetch_add(piece.len as u64, Ordering::Relaxed);
@@ -215,8 +295,24 @@ impl Worker {
                 self.hand_on(pack)?;
             }
         }
-        self.new = new;
-        Ok(chunks)
+        Ok(())
+    }
+
+    /// Appends a chunk to the open pack, against its base where that is worth it; returns whether the
+    /// pack is full.
+    fn append(&mut self, chunk: &ChunkId, plain: &[u8], base: Option<&Base>) -> Result<bool, RepoError> {
+        let pack = self.pack.get_or_insert_with(|| self.shared.new_pack());
+        if let Some(base) = base {
+            let against = (&base.chunk, &*base.plain);
+            if let Some(stored) = pack.append_delta(*chunk, plain, against, base.limit, &mut self.encoder)? {
+                self.shared.dedup().build_on(&base.packs);
+                self.shared.counters.delta_chunks.fetch_add(1, Ordering::Relaxed);
+                self.shared.counters.delta_bytes.fetch_add(u64::from(stored), Ordering::Relaxed);
+                return Ok(pack.is_full());
+            }
+        }
+        pack.append(*chunk, ChunkClass::Data, plain, &mut self.compressor)?;
+        Ok(pack.is_full())
     }
 
     fn name(&self, batch: &Batch) -> Vec<ChunkResult> {

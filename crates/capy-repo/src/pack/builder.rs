@@ -4,11 +4,11 @@
 //! nonce repeats; a finished pack has been decoded again and compared before it is handed on.
 
 use bytes::Bytes;
-use capy_codec::{Compressor, RepositoryKeys, SealKey};
+use capy_codec::{Compressor, DeltaEncoder, RepositoryKeys, SealKey};
 use capy_format::limits::PACK_FRAMES_MAX;
 use capy_format::{
-    ChunkClass, FrameInfo, FrameKind, HEADER_BYTES, PACK_TRAILER_BYTES, PackFooter, PackTrailer, frame_aad,
-    names,
+    COMPRESSION_ZSTD_PREFIX, ChunkClass, FrameInfo, FrameKind, HEADER_BYTES, PACK_TRAILER_BYTES, PackFooter,
+    PackTrailer, VERSION_1, frame_aad, names, version_of,
 };
 use capy_types::limits::KIB;
 use capy_types::{ChunkId, PackId, RepositoryId};
@@ -27,6 +27,14 @@ pub(crate) struct SealedPack {
     pub(crate) id: PackId,
     pub(crate) bytes: Bytes,
     pub(crate) frames: Vec<FrameInfo>,
+}
+
+/// What was appended to the buffer.
+enum Body {
+    /// A whole chunk, with its compression.
+    Full(u8),
+    /// The difference to a base.
+    Delta(ChunkId),
 }
 
 /// A pack in the making.
@@ -50,7 +58,7 @@ impl PackBuilder {
     ) -> Self {
         // Reserved in full so that it never moves; the pages are touched only as it fills.
         let mut buffer = Vec::with_capacity(full_bytes + 256 * KIB);
-        buffer.extend_from_slice(&pack_header(repository, &id));
+        buffer.extend_from_slice(&pack_header(repository, &id, VERSION_1));
         Self { id, repository, key: keys.pack_key(&id), full_bytes, buffer, frames: Vec::new() }
     }
 
@@ -64,23 +72,49 @@ impl PackBuilder {
     ) -> Result<u32, RepoError> {
         let from = self.buffer.len();
         let compression = compressor.compress(plain, &mut self.buffer)?;
+        Ok(self.seal(from, chunk, class, plain.len(), Body::Full(compression as u8)))
+    }
+
+    /// Appends `plain` as its difference to `base` when that takes fewer than `limit` bytes; returns
+    /// its stored length in bytes, or `None` when it does not and nothing was appended.
+    pub(crate) fn append_delta(
+        &mut self,
+        chunk: ChunkId,
+        plain: &[u8],
+        base: (&ChunkId, &[u8]),
+        limit: usize,
+        encoder: &mut DeltaEncoder,
+    ) -> Result<Option<u32>, RepoError> {
+        let from = self.buffer.len();
+        if !encoder.encode(base.1, plain, limit, &mut self.buffer)? {
+            return Ok(None);
+        }
+        Ok(Some(self.seal(from, chunk, ChunkClass::Data, plain.len(), Body::Delta(*base.0))))
+    }
+
+    /// Seals what was appended since `from` as the next frame.
+    fn seal(&mut self, from: usize, chunk: ChunkId, class: ChunkClass, plain_len: usize, body: Body) -> u32 {
         let sealed_len = self.buffer.len() - from + capy_codec::TAG_BYTES;
         let length = |n| u32::try_from(n).expect("packs stay far below 4 GiB");
+        let (kind, compression, base) = match body {
+            Body::Full(compression) => (FrameKind::Full, compression, None),
+            Body::Delta(base) => (FrameKind::Delta, COMPRESSION_ZSTD_PREFIX, Some(base)),
+        };
         let frame = FrameInfo {
             chunk,
-            kind: FrameKind::Full,
+            kind,
             class,
-            compression: compression as u8,
+            compression,
             offset: length(from),
             stored_len: length(sealed_len),
-            plain_len: length(plain.len()),
-            base: None,
+            plain_len: length(plain_len),
+            base,
         };
         let ordinal = length(self.frames.len());
         let aad = frame_aad(&self.repository, &self.id, ordinal, &frame);
         self.key.seal(ordinal, &aad, &mut self.buffer, from);
         self.frames.push(frame);
-        Ok(frame.stored_len)
+        frame.stored_len
     }
 
     /// Whether the pack has reached its size.
@@ -95,7 +129,8 @@ impl PackBuilder {
 
     /// Seals the footer, then reads the pack back and compares.
     pub(crate) fn finish(mut self, keys: &RepositoryKeys) -> Result<SealedPack, RepoError> {
-        let header = pack_header(self.repository, &self.id);
+        let header = pack_header(self.repository, &self.id, version_of(&self.frames));
+        self.buffer[..HEADER_BYTES].copy_from_slice(&header);
         let from = self.buffer.len();
         let footer = PackFooter { frames: self.frames };
         self.buffer.extend_from_slice(&footer.encode());
@@ -114,7 +149,8 @@ impl PackBuilder {
 }
 
 /// Reads a finished pack back: its footer must list exactly its frames, and sampled frames must
-/// open to the chunks they are named for.
+/// open to the chunks they are named for. Deltas must open; that they make their chunk of their base
+/// was seen when they were encoded.
 fn check(pack: &SealedPack, keys: &RepositoryKeys, repository: RepositoryId) -> Result<(), RepoError> {
     let fault = |what: String| RepoError::Internal { what: format!("{}: {what}", names::pack(&pack.id)) };
     let (header, _) =
@@ -132,9 +168,12 @@ fn check(pack: &SealedPack, keys: &RepositoryKeys, repository: RepositoryId) -> 
         let range = frame.offset as usize..(frame.offset + frame.stored_len) as usize;
         stored.clear();
         stored.extend_from_slice(pack.bytes.get(range).ok_or_else(|| fault("a frame is cut off".into()))?);
-        opener
-            .open(&pack.id, u32::try_from(ordinal).expect("bounded"), frame, &mut stored)
-            .map_err(|problem| fault(format!("frame {ordinal} read back: {problem}")))?;
+        let at = u32::try_from(ordinal).expect("bounded by PACK_FRAMES_MAX");
+        let opened = match frame.kind {
+            FrameKind::Full => opener.open(&pack.id, at, frame, &mut stored).map(|_| ()),
+            FrameKind::Delta => opener.open_delta(&pack.id, at, frame, &mut stored).map(|_| ()),
+        };
+        opened.map_err(|problem| fault(format!("frame {ordinal} read back: {problem}")))?;
     }
     Ok(())
 }

@@ -1,25 +1,28 @@
 //! Reading: a pack's footer and its frames, each proven before anyone sees a byte.
 //!
-//! Invariant: [`FrameOpener::open`] returns only plaintext whose keyed hash is the chunk id that
-//! was asked for. Nothing above this file handles unverified plaintext.
+//! Invariant: [`FrameOpener::open`] returns only plaintext whose keyed hash is the chunk id that was asked
+//! for; what [`FrameOpener::apply`] makes of a base is proven by [`FrameOpener::is`] before use. Nothing
+//! beyond `read::rebuild` handles unverified plaintext.
 
 use std::fmt;
 
-use capy_codec::{ChunkNamer, Compression, Decompressor, RepositoryKeys, SealKey};
+use capy_codec::{ChunkNamer, Compression, Decompressor, DeltaDecoder, RepositoryKeys, SealKey};
 use capy_format::{
-    FrameInfo, FrameKind, HEADER_BYTES, Header, ObjectKind, PACK_TRAILER_BYTES, PackFooter, PackTrailer,
-    frame_aad, names,
+    COMPRESSION_ZSTD_PREFIX, FrameInfo, FrameKind, HEADER_BYTES, Header, ObjectKind, PACK_TRAILER_BYTES,
+    PackFooter, PackTrailer, frame_aad, names, version_of,
 };
-use capy_types::{PackId, RepositoryId};
+use capy_types::{ChunkId, PackId, RepositoryId};
 
 use crate::RepoError;
 
 /// The ordinal under which a pack's footer is sealed; no frame can have it.
 pub(crate) const FOOTER_ORDINAL: u32 = u32::MAX;
 
-/// The header every pack of `repository` named `pack` starts with.
-pub(crate) fn pack_header(repository: RepositoryId, pack: &PackId) -> [u8; HEADER_BYTES] {
+/// The header every pack of `repository` named `pack` starts with, when its frames need a reader of
+/// `version`.
+pub(crate) fn pack_header(repository: RepositoryId, pack: &PackId, version: u16) -> [u8; HEADER_BYTES] {
     Header {
+        version,
         kind: ObjectKind::Pack,
         suite: capy_codec::Suite::ChaCha20Poly1305 as u8,
         compression: Compression::Raw as u8,
@@ -48,8 +51,8 @@ pub(crate) fn open_footer(
     tail_offset: u64,
 ) -> Result<PackFooter, RepoError> {
     let object = names::pack(pack);
-    if *header != pack_header(repository, pack) {
-        Header::decode(&object, header)?;
+    let version = Header::decode(&object, header)?.version;
+    if *header != pack_header(repository, pack, version) {
         return Err(RepoError::Unauthentic { object });
     }
     let end = tail_offset + tail.len() as u64;
@@ -71,6 +74,10 @@ pub(crate) fn open_footer(
         .map_err(|_| RepoError::Unauthentic { object: object.clone() })?;
     let footer =
         PackFooter::decode(&object, sealed.get(..length).unwrap_or_default(), tail_offset + start as u64)?;
+    if version < version_of(&footer.frames) {
+        let problem = format!("it holds deltas, which version {version} does not have");
+        return Err(RepoError::Inconsistent { object, problem });
+    }
     if footer.frames.len() != trailer.frame_count as usize {
         return Err(RepoError::Inconsistent {
             object,
@@ -110,6 +117,7 @@ pub(crate) struct FrameOpener {
     keys: RepositoryKeys,
     namer: ChunkNamer,
     decompressor: Decompressor,
+    delta: DeltaDecoder,
     current: Option<(PackId, SealKey)>,
     plain: Vec<u8>,
 }
@@ -121,12 +129,13 @@ impl FrameOpener {
             keys: keys.clone(),
             namer: keys.chunk_namer(),
             decompressor: Decompressor::new(),
+            delta: DeltaDecoder::new(),
             current: None,
             plain: Vec::new(),
         }
     }
 
-    /// Opens one frame in place and returns the chunk, proven to be the one `frame` names.
+    /// Opens one full frame in place and returns the chunk, proven to be the one `frame` names.
     pub(crate) fn open<'a>(
         &'a mut self,
         pack: &PackId,
@@ -137,13 +146,7 @@ impl FrameOpener {
         if frame.kind != FrameKind::Full {
             return Err(FrameProblem::Unsupported);
         }
-        if self.current.as_ref().is_none_or(|(id, _)| id != pack) {
-            self.current = Some((*pack, self.keys.pack_key(pack)));
-        }
-        let (_, key) = self.current.as_ref().expect("set just above");
-        let aad = frame_aad(&self.repository, pack, ordinal, frame);
-        let length = key.open(ordinal, &aad, stored).map_err(|_| FrameProblem::Unauthentic)?;
-        let body = stored.get(..length).ok_or(FrameProblem::Unauthentic)?;
+        let body = self.unseal(pack, ordinal, frame, stored)?;
         let compression = Compression::try_from(frame.compression).map_err(|_| FrameProblem::Unsupported)?;
         let plain = match compression {
             Compression::Raw if body.len() == frame.plain_len as usize => body,
@@ -156,5 +159,52 @@ impl FrameOpener {
             }
         };
         if self.namer.name(plain) == frame.chunk { Ok(plain) } else { Err(FrameProblem::WrongChunk) }
+    }
+
+    /// Opens a delta in place and returns its body, authentic, for [`apply`](Self::apply).
+    pub(crate) fn open_delta<'a>(
+        &mut self,
+        pack: &PackId,
+        ordinal: u32,
+        frame: &FrameInfo,
+        stored: &'a mut [u8],
+    ) -> Result<&'a [u8], FrameProblem> {
+        if frame.kind != FrameKind::Delta || frame.compression != COMPRESSION_ZSTD_PREFIX {
+            return Err(FrameProblem::Unsupported);
+        }
+        self.unseal(pack, ordinal, frame, stored)
+    }
+
+    /// Replaces `plain` by the chunk that a delta's body makes of its base. Not proven: several
+    /// deltas on each other are proven by the last, see [`is`](Self::is).
+    pub(crate) fn apply(
+        &mut self,
+        base: &[u8],
+        body: &[u8],
+        plain_len: u32,
+        plain: &mut Vec<u8>,
+    ) -> Result<(), FrameProblem> {
+        self.delta.decode(base, body, plain_len as usize, plain).map_err(|_| FrameProblem::Decompress)
+    }
+
+    /// Whether `plain` is the chunk `chunk`.
+    pub(crate) fn is(&self, chunk: &ChunkId, plain: &[u8]) -> bool {
+        self.namer.name(plain) == *chunk
+    }
+
+    fn unseal<'a>(
+        &mut self,
+        pack: &PackId,
+        ordinal: u32,
+        frame: &FrameInfo,
+        stored: &'a mut [u8],
+    ) -> Result<&'a [u8], FrameProblem> {
+        if self.current.as_ref().is_none_or(|(id, _)| id != pack) {
+            self.current = Some((*pack, self.keys.pack_key(pack)));
+        }
+        let (_, key) = self.current.as_ref().expect("set just above");
+        let aad = frame_aad(&self.repository, pack, ordinal, frame);
+        let length = key.open(ordinal, &aad, stored).map_err(|_| FrameProblem::Unauthentic)?;
+        stored.get(..length).ok_or(FrameProblem::Unauthentic)
     }
 }

@@ -1,11 +1,16 @@
 //! Fetching chunks: planned by pack, neighbours joined into one ranged request, several requests
 //! in flight, every frame proven on a blocking thread.
 //!
+//! Chunks stored as deltas are planned with the rest: the deltas of a batch are read first, they are
+//! short and lie together, and kept sealed off from anybody as bodies; then the full frames are read
+//! in the order of their packs, each once, and everything that rests on one is rebuilt while it is
+//! at hand ([`super::rebuild`]).
+//!
 //! Invariant: a frame that does not open is fetched once more, alone, before it is called a
 //! defect: a bad transfer is not damage.
 
-use std::ops::Range;
-use std::sync::Arc;
+use std::ops::{ControlFlow, Range};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use capy_format::names;
@@ -14,9 +19,10 @@ use capy_types::limits::{KIB, MIB};
 use capy_types::{ChunkId, Ctx, PackId};
 use futures::{StreamExt, TryStreamExt};
 
+use super::rebuild::{DeltaSet, emit};
 use super::{Defect, DefectKind, Reader};
 use crate::RepoError;
-use crate::index::Location;
+use crate::index::{BrokenChain, ChunkIndex, Link, Location};
 use crate::pack::{FrameOpener, FrameProblem};
 
 /// Longest ranged request in bytes: object stores answer best at 4 to 16 MiB, and memory is this
@@ -25,6 +31,10 @@ const RANGE_MAX_BYTES: u64 = 4 * MIB as u64;
 /// A gap that is cheaper to read than to ask around: at 100 MB/s and 10 ms a request, 1 MB; local
 /// stores prefer none. Unwanted frames in between cost only their bytes.
 const GAP_MAX_BYTES: u64 = 128 * KIB as u64;
+
+/// Bodies of deltas held at once in bytes. At 500 bytes a delta of a 128 KiB chunk, some 16 000 of
+/// them: a GiB of a cluster at a mean depth of two.
+const DELTAS_MAX_BYTES: u64 = 8 * MIB as u64;
 
 /// A chunk somebody wants. `token` is the caller's.
 #[derive(Debug, Clone, Copy)]
@@ -37,55 +47,121 @@ pub(crate) struct Want {
 /// Receives chunks, each proven, on blocking threads, in any order.
 pub(crate) type Accept = Arc<dyn Fn(u64, &[u8]) -> Result<(), RepoError> + Send + Sync>;
 
-/// A want whose place is known.
+/// A frame and where it is.
 #[derive(Debug, Clone, Copy)]
-struct Located {
-    want: Want,
-    location: Location,
+pub(super) struct FrameAt {
+    pub(super) pack: PackId,
+    pub(super) chunk: ChunkId,
+    /// Length of the chunk in bytes.
+    pub(super) size: u32,
+    pub(super) location: Location,
+    pub(super) base: Option<ChunkId>,
+}
+
+impl FrameAt {
+    fn new(index: &ChunkIndex, link: &Link) -> Option<Self> {
+        let pack = index.pack(link.location.pack)?.id;
+        let Link { chunk, location, base } = *link;
+        Some(Self { pack, chunk, size: location.plain_len, location, base })
+    }
+
+    pub(super) fn info(&self) -> capy_format::FrameInfo {
+        self.location.frame(self.chunk, self.size, self.base)
+    }
+
+    fn range(&self) -> Range<u64> {
+        let start = u64::from(self.location.offset);
+        start..start + u64::from(self.location.stored_len)
+    }
+
+    fn is_where(&self, other: &Self) -> bool {
+        (self.location.pack, self.location.ordinal) == (other.location.pack, other.location.ordinal)
+    }
+
+    pub(super) fn defect(&self, want: &Want, kind: DefectKind, problem: &str) -> Defect {
+        let problem = if self.chunk == want.chunk {
+            problem.to_owned()
+        } else {
+            format!("{problem}; chunk {} is a difference to it", want.chunk)
+        };
+        Defect {
+            object: names::pack(&self.pack),
+            offset: Some(u64::from(self.location.offset)),
+            chunk: Some(want.chunk),
+            pack: Some(self.pack),
+            kind,
+            problem,
+        }
+    }
+
+    fn store_defect(&self, want: &Want, error: &StoreError) -> Option<Defect> {
+        let kind = match error.kind {
+            StoreErrorKind::NotFound => DefectKind::Missing,
+            StoreErrorKind::Truncated { .. } => DefectKind::Truncated,
+            _ => return None,
+        };
+        Some(self.defect(want, kind, &error.to_string()))
+    }
+}
+
+/// A want, the frame to read for it, and the deltas to apply to that, by number, in order.
+#[derive(Debug, Clone)]
+pub(super) struct Located {
+    pub(super) want: Want,
+    pub(super) frame: FrameAt,
+    pub(super) deltas: Vec<u32>,
 }
 
 /// One ranged request and the frames it serves, by offset.
 struct RangePlan {
-    pack: PackId,
     range: Range<u64>,
     frames: Vec<Located>,
 }
 
-fn plan(pack: PackId, located: &[Located], plans: &mut Vec<RangePlan>) {
+/// What is done with the sealed bytes of one frame, for all that want it.
+type Open = Arc<
+    dyn Fn(&mut FrameOpener, &[Located], &mut Vec<u8>) -> Result<Result<(), FrameProblem>, RepoError>
+        + Send
+        + Sync,
+>;
+
+/// Joins neighbours into ranges.
+fn plan(mut located: Vec<Located>) -> Vec<RangePlan> {
+    located.sort_by(|a, b| {
+        let place = |l: &Located| (l.frame.location.pack, l.frame.location.offset);
+        // Those that share deltas come one after the other.
+        place(a).cmp(&place(b)).then_with(|| a.deltas.cmp(&b.deltas))
+    });
+    let mut plans: Vec<RangePlan> = Vec::new();
     for frame in located {
-        let start = u64::from(frame.location.offset);
-        let end = start + u64::from(frame.location.stored_len);
+        let range = frame.frame.range();
         match plans.last_mut() {
             Some(open)
-                if open.pack == pack
-                    && start <= open.range.end + GAP_MAX_BYTES
-                    && end - open.range.start <= RANGE_MAX_BYTES =>
+                if open.frames.first().is_some_and(|first| first.frame.pack == frame.frame.pack)
+                    && range.start <= open.range.end + GAP_MAX_BYTES
+                    && range.end - open.range.start <= RANGE_MAX_BYTES =>
             {
-                open.range.end = open.range.end.max(end);
-                open.frames.push(*frame);
+                open.range.end = open.range.end.max(range.end);
+                open.frames.push(frame);
             }
-            _ => plans.push(RangePlan { pack, range: start..end, frames: vec![*frame] }),
+            _ => plans.push(RangePlan { range, frames: vec![frame] }),
         }
     }
+    plans
 }
 
-fn object_defect(pack: &PackId, frame: &Located, error: &StoreError) -> Option<Defect> {
-    let kind = match error.kind {
-        StoreErrorKind::NotFound => DefectKind::Missing,
-        StoreErrorKind::Truncated { .. } => DefectKind::Truncated,
-        _ => return None,
-    };
-    Some(frame_defect(pack, frame, kind, error.to_string()))
-}
-
-fn frame_defect(pack: &PackId, frame: &Located, kind: DefectKind, problem: String) -> Defect {
-    Defect {
-        object: names::pack(pack),
-        offset: Some(u64::from(frame.location.offset)),
-        chunk: Some(frame.want.chunk),
-        pack: Some(*pack),
-        kind,
-        problem,
+fn broken(want: &Want, broken: BrokenChain) -> Defect {
+    match broken {
+        BrokenChain::Unknown(chunk) if chunk == want.chunk => Defect::unknown_chunk(chunk),
+        BrokenChain::Unknown(base) => Defect {
+            problem: format!("its base {base} is in no index: its pack or index object is lost"),
+            ..Defect::unknown_chunk(want.chunk)
+        },
+        BrokenChain::Endless => Defect {
+            kind: DefectKind::Corrupt,
+            problem: "its bases lead to no full frame".to_owned(),
+            ..Defect::unknown_chunk(want.chunk)
+        },
     }
 }
 
@@ -101,47 +177,177 @@ impl Reader {
         accept: Accept,
     ) -> Result<Vec<(Want, Defect)>, RepoError> {
         let mut defects = Vec::new();
+        for batch in self.batches(wants)? {
+            let mut deltas = DeltaSet::default();
+            let located = self.locate_all(&batch, &mut deltas, &mut defects)?;
+            self.read_deltas(ctx, &mut deltas).await?;
+            let deltas = Arc::new(deltas);
+            let failed = Arc::new(Mutex::new(Vec::new()));
+            let open: Open = {
+                let (accept, failed) = (accept.clone(), failed.clone());
+                Arc::new(move |opener, group, stored| emit(opener, group, stored, &deltas, &*accept, &failed))
+            };
+            defects.extend(self.run(ctx, located, open).await?);
+            defects.append(&mut failed.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        Ok(defects)
+    }
+
+    /// The wants in the order of the full frames they rest on, in batches whose deltas fit memory.
+    fn batches(&self, wants: &[Want]) -> Result<Vec<Vec<Want>>, RepoError> {
+        let index = self.index().read();
+        let mut placed = Vec::with_capacity(wants.len());
+        for want in wants {
+            let (mut place, mut delta_bytes) = ((u32::MAX, 0), 0);
+            // A broken chain is met again, and reported, when its batch is located.
+            let _ = index.follow(&want.chunk, |link| {
+                let stored_len = u64::from(link.location.stored_len);
+                delta_bytes += if link.base.is_some() { stored_len } else { 0 };
+                place = (link.location.pack, link.location.offset);
+                ControlFlow::Continue(())
+            })?;
+            placed.push((place, delta_bytes, *want));
+        }
+        placed.sort_by_key(|(place, ..)| *place);
+        let mut batches = vec![Vec::with_capacity(wants.len())];
+        let mut held = 0;
+        for (_, delta_bytes, want) in placed {
+            if held + delta_bytes > DELTAS_MAX_BYTES && held > 0 {
+                batches.push(Vec::new());
+                held = 0;
+            }
+            held += delta_bytes;
+            batches.last_mut().expect("there is always one").push(want);
+        }
+        Ok(batches)
+    }
+
+    fn locate_all(
+        &self,
+        wants: &[Want],
+        deltas: &mut DeltaSet,
+        defects: &mut Vec<(Want, Defect)>,
+    ) -> Result<Vec<Located>, RepoError> {
+        let index = self.index().read();
         let mut located = Vec::with_capacity(wants.len());
         for want in wants {
-            match self.location(&want.chunk)? {
-                Some((location, pack)) => located.push((pack, Located { want: *want, location })),
-                None => defects.push((*want, Defect::unknown_chunk(want.chunk))),
+            let mut numbers = Vec::new();
+            let (mut root, mut other_size) = (None, false);
+            let end = index.follow(&want.chunk, |link| {
+                let Some(frame) = FrameAt::new(&index, &link) else { return ControlFlow::Break(()) };
+                if frame.chunk == want.chunk && frame.size != want.size {
+                    let problem = format!("a chunk of {} bytes, where {} were stored", frame.size, want.size);
+                    defects.push((*want, frame.defect(want, DefectKind::Corrupt, &problem)));
+                    other_size = true;
+                    return ControlFlow::Break(());
+                }
+                match link.base {
+                    Some(_) => numbers.push(deltas.number(frame)),
+                    None => root = Some(frame),
+                }
+                ControlFlow::Continue(())
+            })?;
+            match (end, root) {
+                _ if other_size => {}
+                (Ok(_), Some(frame)) => {
+                    numbers.reverse();
+                    located.push(Located { want: *want, frame, deltas: numbers });
+                }
+                (Ok(_), None) => defects.push((*want, Defect::unknown_chunk(want.chunk))),
+                (Err(fault), _) => defects.push((*want, broken(want, fault))),
             }
         }
-        located.sort_unstable_by_key(|(_, frame)| (frame.location.pack, frame.location.offset));
-        let mut plans = Vec::new();
-        for group in located.chunk_by(|a, b| a.0 == b.0) {
-            let frames: Vec<_> = group.iter().map(|(_, frame)| *frame).collect();
-            if let Some((pack, _)) = group.first() {
-                plan(*pack, &frames, &mut plans);
-            }
+        Ok(located)
+    }
+
+    /// Reads the bodies of all deltas of the set, or what is wrong with them.
+    async fn read_deltas(&self, ctx: &Ctx, deltas: &mut DeltaSet) -> Result<(), RepoError> {
+        let located = (0..).zip(deltas.frames()).map(|(token, frame)| Located {
+            want: Want { chunk: frame.chunk, size: frame.size, token },
+            frame: *frame,
+            deltas: Vec::new(),
+        });
+        let located: Vec<_> = located.collect();
+        if located.is_empty() {
+            return Ok(());
         }
-        let found: Vec<_> = futures::stream::iter(plans)
-            .map(|plan| self.run_plan(ctx, plan, accept.clone()))
+        let bodies = Arc::new(Mutex::new(Vec::with_capacity(located.len())));
+        let open: Open = {
+            let bodies = bodies.clone();
+            Arc::new(move |opener, group, stored| {
+                let Some(Located { want, frame, .. }) = group.first() else { return Ok(Ok(())) };
+                Ok(opener.open_delta(&frame.pack, frame.location.ordinal, &frame.info(), stored).map(
+                    |body| {
+                        let body: Box<[u8]> = body.into();
+                        bodies.lock().unwrap_or_else(PoisonError::into_inner).push((want.token, body));
+                    },
+                ))
+            })
+        };
+        let failed = self.run(ctx, located, open).await?;
+        deltas.fill(std::mem::take(&mut *bodies.lock().unwrap_or_else(PoisonError::into_inner)));
+        deltas.fail(failed.into_iter().map(|(want, defect)| (want.token, defect)));
+        Ok(())
+    }
+
+    /// What a chunk rests on: itself and its pack, then for a delta its base, and so on to a whole
+    /// chunk, as far as that is known.
+    ///
+    /// # Errors
+    /// Local errors of a spilled index.
+    pub fn bases(&self, chunk: &ChunkId) -> Result<Vec<(ChunkId, PackId)>, RepoError> {
+        let index = self.index().read();
+        let mut bases = Vec::new();
+        let _ = index.follow(chunk, |link| {
+            bases.extend(index.pack(link.location.pack).map(|pack| (link.chunk, pack.id)));
+            ControlFlow::Continue(())
+        })?;
+        Ok(bases)
+    }
+
+    /// The packs that a chunk needs, its own first, and what keeps it from leading to a full frame.
+    pub(crate) fn rests_on(&self, chunk: &ChunkId) -> Result<(Vec<PackId>, Option<Defect>), RepoError> {
+        let index = self.index().read();
+        let mut packs = Vec::with_capacity(1);
+        let end = index.follow(chunk, |link| {
+            packs.extend(index.pack(link.location.pack).map(|pack| pack.id));
+            ControlFlow::Continue(())
+        })?;
+        let want = Want { chunk: *chunk, size: 0, token: 0 };
+        Ok((packs, end.err().map(|fault| broken(&want, fault))))
+    }
+
+    async fn run(
+        &self,
+        ctx: &Ctx,
+        located: Vec<Located>,
+        open: Open,
+    ) -> Result<Vec<(Want, Defect)>, RepoError> {
+        let found: Vec<_> = futures::stream::iter(plan(located))
+            .map(|plan| self.run_plan(ctx, plan, open.clone()))
             .buffer_unordered(self.options().requests)
             .try_collect()
             .await?;
-        defects.extend(found.into_iter().flatten());
-        Ok(defects)
+        Ok(found.into_iter().flatten().collect())
     }
 
     async fn run_plan(
         &self,
         ctx: &Ctx,
         plan: RangePlan,
-        accept: Accept,
+        open: Open,
     ) -> Result<Vec<(Want, Defect)>, RepoError> {
         ctx.check()?;
-        let name = names::pack(&plan.pack);
-        let bytes = match self.repo().store().get_range(&name, plan.range.clone()).await {
+        let Some(first) = plan.frames.first() else { return Ok(Vec::new()) };
+        let name = names::pack(&first.frame.pack);
+        let start = plan.range.start;
+        let bytes = match self.repo().store().get_range(&name, plan.range).await {
             Ok(bytes) => bytes,
-            Err(error) => return self.one_by_one(ctx, &plan, accept, error).await,
+            Err(error) => return self.one_by_one(ctx, plan.frames, open, error).await,
         };
-        let failed =
-            self.open_frames(plan.pack, plan.range.start, bytes, plan.frames.clone(), accept.clone()).await?;
         let mut defects = Vec::new();
-        for (frame, _) in failed {
-            defects.extend(self.once_more(ctx, &plan.pack, frame, accept.clone()).await?);
+        for (group, _) in self.open_frames(start, bytes, plan.frames, open.clone()).await? {
+            defects.extend(self.once_more(ctx, group, open.clone()).await?);
         }
         Ok(defects)
     }
@@ -150,69 +356,70 @@ impl Reader {
     async fn one_by_one(
         &self,
         ctx: &Ctx,
-        plan: &RangePlan,
-        accept: Accept,
+        frames: Vec<Located>,
+        open: Open,
         error: StoreError,
     ) -> Result<Vec<(Want, Defect)>, RepoError> {
         let mut defects = Vec::new();
-        for frame in &plan.frames {
-            match object_defect(&plan.pack, frame, &error) {
+        for group in frames.chunk_by(|a, b| a.frame.is_where(&b.frame)) {
+            match group.first().and_then(|first| first.frame.store_defect(&first.want, &error)) {
                 None => return Err(error.into()),
-                Some(defect) if defect.kind == DefectKind::Missing => defects.push((frame.want, defect)),
-                Some(_) => defects.extend(self.once_more(ctx, &plan.pack, *frame, accept.clone()).await?),
+                Some(defect) if defect.kind == DefectKind::Missing => {
+                    defects.extend(with_store_defect(group, &error));
+                }
+                Some(_) => defects.extend(self.once_more(ctx, group.to_vec(), open.clone()).await?),
             }
         }
         Ok(defects)
     }
 
-    /// Reads one frame alone; what fails now is a defect.
+    /// Reads one frame alone, for all who want it; what fails now is a defect.
     async fn once_more(
         &self,
         ctx: &Ctx,
-        pack: &PackId,
-        frame: Located,
-        accept: Accept,
-    ) -> Result<Option<(Want, Defect)>, RepoError> {
+        group: Vec<Located>,
+        open: Open,
+    ) -> Result<Vec<(Want, Defect)>, RepoError> {
         ctx.check()?;
-        let start = u64::from(frame.location.offset);
-        let range = start..start + u64::from(frame.location.stored_len);
-        let bytes = match self.repo().store().get_range(&names::pack(pack), range).await {
+        let Some(first) = group.first() else { return Ok(Vec::new()) };
+        let range = first.frame.range();
+        let start = range.start;
+        let bytes = match self.repo().store().get_range(&names::pack(&first.frame.pack), range).await {
             Ok(bytes) => bytes,
             Err(error) => {
-                let defect = object_defect(pack, &frame, &error);
-                return defect.map(|defect| Some((frame.want, defect))).ok_or(RepoError::Store(error));
+                let defects = with_store_defect(&group, &error);
+                return if defects.is_empty() { Err(error.into()) } else { Ok(defects) };
             }
         };
-        let failed = self.open_frames(*pack, start, bytes, vec![frame], accept).await?;
-        Ok(failed.first().map(|(frame, problem)| {
-            (frame.want, frame_defect(pack, frame, DefectKind::Corrupt, problem.to_string()))
-        }))
+        let failed = self.open_frames(start, bytes, group, open).await?;
+        let defects = failed.iter().flat_map(|(group, problem)| {
+            let problem = problem.to_string();
+            group.iter().map(move |l| (l.want, l.frame.defect(&l.want, DefectKind::Corrupt, &problem)))
+        });
+        Ok(defects.collect())
     }
 
-    /// Opens frames on a blocking thread and hands them on; returns those that do not open.
+    /// Opens frames on a blocking thread; returns those that do not open, with all who want them.
     async fn open_frames(
         &self,
-        pack: PackId,
         start: u64,
         bytes: Bytes,
         frames: Vec<Located>,
-        accept: Accept,
-    ) -> Result<Vec<(Located, FrameProblem)>, RepoError> {
+        open: Open,
+    ) -> Result<Vec<(Vec<Located>, FrameProblem)>, RepoError> {
         let reader = self.clone();
         tokio::task::spawn_blocking(move || {
             let mut opener = FrameOpener::new(reader.repo().keys(), reader.repo().id());
             let mut stored = Vec::new();
             let mut failed = Vec::new();
-            for group in frames.chunk_by(|a, b| a.want.chunk == b.want.chunk) {
-                let Some(frame) = group.first() else { continue };
-                let from = usize::try_from(u64::from(frame.location.offset) - start).unwrap_or(usize::MAX);
-                let sealed = bytes.get(from..from.saturating_add(frame.location.stored_len as usize));
+            for group in frames.chunk_by(|a, b| a.frame.is_where(&b.frame)) {
+                let Some(first) = group.first() else { continue };
+                let from = usize::try_from(first.frame.range().start - start).unwrap_or(usize::MAX);
+                let sealed = bytes.get(from..from.saturating_add(first.frame.location.stored_len as usize));
                 stored.clear();
                 stored.extend_from_slice(sealed.unwrap_or_default());
-                let info = frame.location.frame(frame.want.chunk, frame.want.size);
-                match opener.open(&pack, frame.location.ordinal, &info, &mut stored) {
-                    Ok(plain) => group.iter().try_for_each(|frame| accept(frame.want.token, plain))?,
-                    Err(problem) => failed.extend(group.iter().map(|frame| (*frame, problem))),
+                if let Err(problem) = open(&mut opener, group, &mut stored)? {
+                    failed.push((group.to_vec(), problem));
                 }
             }
             Ok(failed)
@@ -220,4 +427,8 @@ impl Reader {
         .await
         .map_err(|_| RepoError::Internal { what: "a reading thread panicked".to_owned() })?
     }
+}
+
+fn with_store_defect(group: &[Located], error: &StoreError) -> Vec<(Want, Defect)> {
+    group.iter().filter_map(|l| Some((l.want, l.frame.store_defect(&l.want, error)?))).collect()
 }

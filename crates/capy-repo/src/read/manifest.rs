@@ -11,11 +11,17 @@ pub struct ManifestReader {
     content: ContentReader,
     buffer: Vec<u8>,
     at: usize,
+    position: u64,
 }
 
 impl ManifestReader {
     pub(super) fn new(content: ContentReader) -> Self {
-        Self { content, buffer: Vec::new(), at: 0 }
+        Self { content, buffer: Vec::new(), at: 0, position: 0 }
+    }
+
+    /// Where in the manifest the next entry starts, in bytes.
+    pub(crate) const fn position(&self) -> u64 {
+        self.position
     }
 
     /// The next entry, or `None` at the end.
@@ -30,6 +36,7 @@ impl ManifestReader {
             let rest = self.buffer.get(self.at..).unwrap_or_default();
             if let Some((entry, length)) = decode_entry("manifest", rest)? {
                 self.at += length;
+                self.position += length as u64;
                 return Ok(Some(entry));
             }
             match self.content.next().await? {

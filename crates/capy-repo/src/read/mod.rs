@@ -8,12 +8,13 @@ mod content;
 mod cursor;
 mod fetch;
 mod manifest;
+mod rebuild;
 
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use capy_format::{Content, names};
+use capy_format::{ChunkRef, Content, names};
 use capy_types::{ChunkId, Ctx, PackId, Problem};
 
 pub use bulk::{BulkRead, BulkReport, FileSink};
@@ -22,7 +23,7 @@ pub(crate) use cursor::{CursorFault, RefCursor};
 pub(crate) use fetch::Want;
 pub use manifest::ManifestReader;
 
-use crate::index::{ChunkIndex, Location, load_indexes};
+use crate::index::{ChunkIndex, Location, SharedIndex, load_indexes};
 use crate::{RepoError, Repository};
 
 /// How reading runs.
@@ -123,7 +124,7 @@ impl From<Defect> for RepoError {
 
 struct Inner {
     repo: Repository,
-    index: Arc<ChunkIndex>,
+    index: SharedIndex,
     options: ReadOptions,
 }
 
@@ -149,10 +150,10 @@ impl Reader {
                 message: format!("not used: {}", problem.error),
             });
         }
-        Ok(Self::over(repo, Arc::new(index), options))
+        Ok(Self::over(repo, SharedIndex::new(index), options))
     }
 
-    pub(crate) fn over(repo: Repository, index: Arc<ChunkIndex>, options: ReadOptions) -> Self {
+    pub(crate) fn over(repo: Repository, index: SharedIndex, options: ReadOptions) -> Self {
         Self(Arc::new(Inner { repo, index, options }))
     }
 
@@ -166,6 +167,12 @@ impl Reader {
     #[must_use]
     pub fn content(&self, content: &Content) -> ContentReader {
         ContentReader::new(self.clone(), content)
+    }
+
+    /// The names of the chunks of a content, in order.
+    #[must_use]
+    pub fn chunks(&self, content: &Content) -> ChunkNames {
+        ChunkNames(RefCursor::new(self.clone(), content))
     }
 
     /// Reads many files at once, in the order in which packs hold them.
@@ -183,15 +190,22 @@ impl Reader {
             pack,
             offset: location.offset,
             stored_len: location.stored_len,
+            delta: location.is_delta(),
         }))
     }
 
     pub(crate) fn location(&self, chunk: &ChunkId) -> Result<Option<(Location, PackId)>, RepoError> {
-        let location = self.0.index.get(chunk)?;
-        Ok(location.and_then(|at| self.0.index.pack(at.pack).map(|pack| (at, pack.id))))
+        let index = self.0.index.read();
+        let location = index.get(chunk)?;
+        Ok(location.and_then(|at| index.pack(at.pack).map(|pack| (at, pack.id))))
     }
 
-    pub(crate) fn index(&self) -> &ChunkIndex {
+    /// The same reader, run otherwise.
+    pub(crate) fn with_options(&self, options: ReadOptions) -> Self {
+        Self::over(self.0.repo.clone(), self.0.index.clone(), options)
+    }
+
+    pub(crate) fn index(&self) -> &SharedIndex {
         &self.0.index
     }
 
@@ -204,6 +218,23 @@ impl Reader {
     }
 }
 
+/// Names the chunks of one content, in order.
+#[derive(Debug)]
+pub struct ChunkNames(RefCursor);
+
+impl ChunkNames {
+    /// The next chunks: some, or none at the end.
+    ///
+    /// # Errors
+    /// Corrupt when a node of the content cannot be read as written; Cancelled; store errors.
+    ///
+    /// # Cancellation
+    /// The list cannot go on after a dropped call.
+    pub async fn next(&mut self, ctx: &Ctx) -> Result<Vec<ChunkRef>, RepoError> {
+        Ok(self.0.next(ctx).await?)
+    }
+}
+
 /// Where a chunk is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkPlace {
@@ -213,4 +244,6 @@ pub struct ChunkPlace {
     pub offset: u32,
     /// Stored length of its frame in bytes.
     pub stored_len: u32,
+    /// Whether it is stored as a difference to another chunk.
+    pub delta: bool,
 }

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use capy_format::BackupEntry;
 use capy_types::{BackupKey, Ctx, PackId, Phase};
 
-use crate::index::{ChunkIndex, load_indexes};
+use crate::index::{ChunkIndex, SharedIndex, load_indexes};
 use crate::{Defect, DefectKind, ReadOptions, Reader, RepoError, Repository};
 
 /// Files named per defect; the count beyond is kept.
@@ -93,7 +93,7 @@ pub async fn verify_structure(
         let defect = Defect::of_object(object, kind, problem.error.to_string());
         report.defects.push(AffectedDefect::new(defect));
     }
-    let reader = Reader::over(repo.clone(), std::sync::Arc::new(index), options.clone());
+    let reader = Reader::over(repo.clone(), SharedIndex::new(index), options.clone());
     let pack_defects = packs::check(&reader, ctx, &mut report).await?;
     let mut bad_packs: HashMap<PackId, usize> = HashMap::new();
     for (pack, defect) in pack_defects {

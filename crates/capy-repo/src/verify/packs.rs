@@ -22,7 +22,7 @@ pub(super) async fn check(
     report: &mut StructureReport,
 ) -> Result<Vec<(PackId, Defect)>, RepoError> {
     let present = list_packs(&**reader.repo().store()).await?;
-    let packs: Vec<KnownPack> = reader.index().packs().to_vec();
+    let packs: Vec<KnownPack> = reader.index().read().packs().to_vec();
     report.packs = packs.len() as u64;
     let checks = packs.into_iter().map(|pack| {
         let size = present.get(&pack.id).copied();
@@ -95,6 +95,7 @@ fn disagreement(reader: &Reader, pack: &PackId, footer: &PackFooter) -> Result<O
         let same = location.ordinal == ordinal
             && location.offset == frame.offset
             && location.stored_len == frame.stored_len;
+        let same = same && reader.index().read().base(location)? == frame.base;
         if at == *pack && !same {
             return Ok(Some(format!("the index places chunk {} elsewhere than its footer", frame.chunk)));
         }

@@ -60,13 +60,11 @@ pub(super) async fn walk(
                     }
                     report.chunks += refs.len() as u64;
                     for chunk in refs {
-                        match reader.location(&chunk.id)? {
-                            None => note(report, backup, Some(&name), Defect::unknown_chunk(chunk.id)),
-                            Some((_, pack)) => {
-                                if let Some(at) = bad_packs.get(&pack) {
-                                    touched.insert(*at, ());
-                                }
-                            }
+                        let (packs, broken) = reader.rests_on(&chunk.id)?;
+                        touched
+                            .extend(packs.iter().filter_map(|pack| bad_packs.get(pack)).map(|at| (*at, ())));
+                        if let Some(defect) = broken {
+                            note(report, backup, Some(&name), defect);
                         }
                     }
                 }

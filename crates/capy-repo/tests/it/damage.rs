@@ -13,7 +13,7 @@ use futures::TryStreamExt as _;
 use crate::fixture::{backup, cluster, init, memory_store, open, read};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Damage {
+pub(crate) enum Damage {
     Delete,
     Truncate,
     FlipStart,
@@ -22,10 +22,10 @@ enum Damage {
     Swap,
 }
 
-const ALL: [Damage; 6] =
+pub(crate) const ALL: [Damage; 6] =
     [Damage::Delete, Damage::Truncate, Damage::FlipStart, Damage::FlipMiddle, Damage::FlipEnd, Damage::Swap];
 
-async fn objects(store: &Arc<dyn Store>, prefix: &str) -> Vec<String> {
+pub(crate) async fn objects(store: &Arc<dyn Store>, prefix: &str) -> Vec<String> {
     let listed: Vec<_> = store.list(prefix).try_collect().await.unwrap();
     let mut names: Vec<_> = listed.into_iter().map(|info| info.name).collect();
     names.sort();
@@ -37,7 +37,7 @@ async fn replace(store: &Arc<dyn Store>, name: &str, bytes: Bytes) {
     store.put_new(name, bytes).await.unwrap();
 }
 
-async fn damage(store: &Arc<dyn Store>, name: &str, other: &str, how: Damage) {
+pub(crate) async fn damage(store: &Arc<dyn Store>, name: &str, other: &str, how: Damage) {
     let object = store.get(name, 1 << 30).await.unwrap();
     let flipped = |at: usize| {
         let mut bytes = object.to_vec();
@@ -67,7 +67,7 @@ async fn fresh() -> (Arc<dyn Store>, Repository) {
 }
 
 /// What verification of everything finds, as text; an error counts as found.
-async fn verify(store: &Arc<dyn Store>) -> Vec<String> {
+pub(crate) async fn verify(store: &Arc<dyn Store>) -> Vec<String> {
     let ctx = Ctx::default();
     let repo = match open(store).await {
         Ok(repo) => repo,

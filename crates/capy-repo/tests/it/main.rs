@@ -4,6 +4,7 @@
 
 mod concurrency;
 mod damage;
+mod delta;
 mod faults;
 mod fixture;
 mod golden;
