@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    backup, check, completions, delete, expire, init, inspect, key, list, pin, probe, restore, restore_point,
-    show, verify, wal,
+    backup, check, completions, delete, expire, explain, init, inspect, key, list, pin, probe, restore,
+    restore_point, show, stats, verify, wal,
 };
 use crate::exit::Caller;
 
@@ -89,6 +89,8 @@ pub(crate) enum Command {
     Verify(verify::VerifyArgs),
     List(list::ListArgs),
     Show(show::ShowArgs),
+    Explain(explain::ExplainArgs),
+    Stats(stats::StatsArgs),
     Delete(delete::DeleteArgs),
     Expire(expire::ExpireArgs),
     Pin(pin::PinArgs),

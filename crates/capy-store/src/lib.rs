@@ -36,6 +36,7 @@ mod check;
 mod convert;
 mod error;
 mod expire;
+mod explain;
 mod info;
 pub mod inspect;
 mod keys;
@@ -49,6 +50,7 @@ mod repository;
 mod restore;
 mod restore_point;
 mod server;
+mod stats;
 mod verify;
 mod wal;
 
@@ -67,6 +69,7 @@ pub use expire::{
     ExpireOptions, ExpireReason, ExpireReport, ExpiredBackup, ExpiredWal, KeepReason, KeptBackup, OldestKept,
     RetentionPolicy,
 };
+pub use explain::{Cost, Explanation};
 pub use info::{
     BackupDetails, BackupInfo, BackupKind, BackupState, BackupStats, CollationInfo, ManifestCheckInfo,
     PinInfo, PostgresInfo, TablespaceInfo, VerificationState,
@@ -81,6 +84,7 @@ pub use restore_point::{
     RestorePointAt, RestorePointInfo, RestorePointKind, RestorePointOptions, RestorePointState,
 };
 pub use server::PostgresServer;
+pub use stats::{ChunkSum, RepositoryStats};
 pub use verify::{VerifyOptions, VerifyScope};
 pub use wal::{AheadBudget, AheadReport, FetchAhead};
 pub use wal::{

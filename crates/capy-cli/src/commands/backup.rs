@@ -99,6 +99,11 @@ pub(crate) struct BackupArgs {
     /// Memory to get along with, in MiB; many jobs then fill smaller packs
     #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(64..))]
     memory: u32,
+
+    /// Most differences on a whole chunk: changed chunks are stored as differences to the previous
+    /// backup's. More of them store less and read slower; 0 stores every chunk whole
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=16))]
+    delta_depth: Option<u8>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -121,6 +126,7 @@ pub(crate) async fn run(args: BackupArgs, session: &mut Session) -> anyhow::Resu
     options.jobs = args.jobs.map(usize::from);
     options.read_rate = args.read_rate;
     options.memory_bytes = Some((args.memory as usize) << 20);
+    options.delta_depth = args.delta_depth;
     let report = repository.backup(&session.ctx, source, options).await?;
     session.finish_progress();
     let with_memory = WithMemory::of(&report);

@@ -5,6 +5,7 @@ pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod delete;
 pub(crate) mod expire;
+pub(crate) mod explain;
 pub(crate) mod init;
 pub(crate) mod inspect;
 pub(crate) mod key;
@@ -14,6 +15,7 @@ pub(crate) mod probe;
 pub(crate) mod restore;
 pub(crate) mod restore_point;
 pub(crate) mod show;
+pub(crate) mod stats;
 pub(crate) mod verify;
 pub(crate) mod wal;
 
@@ -30,6 +32,8 @@ pub(crate) async fn run(command: Command, session: &mut Session) -> anyhow::Resu
         Command::Verify(args) => verify::run(args, session).await,
         Command::List(args) => list::run(args, session).await,
         Command::Show(args) => show::run(args, session).await,
+        Command::Explain(args) => explain::run(args, session).await,
+        Command::Stats(args) => stats::run(args, session).await,
         Command::Delete(args) => delete::run(args, session).await,
         Command::Expire(args) => expire::run(args, session).await,
         Command::Pin(args) => pin::run_pin(args, session).await,

@@ -7,6 +7,7 @@ use std::fmt;
 use std::io::Read;
 use std::path::PathBuf;
 
+use capy_format::BackupKind;
 use capy_postgres::Source;
 use capy_postgres::source::{StreamSource, TarSource};
 use capy_types::Ctx;
@@ -61,6 +62,14 @@ impl BackupSource {
     /// Any bytes from a reader, stored as one file of this name.
     pub fn stream(name: impl Into<String>, reader: impl Read + Send + 'static) -> Self {
         Self(Kind::Stream(name.into(), Box::new(reader)))
+    }
+
+    /// What a backup of it is.
+    pub(super) const fn kind(&self) -> BackupKind {
+        match &self.0 {
+            Kind::Postgres(_) | Kind::Tar(_) | Kind::TarStdin | Kind::TarReader(_) => BackupKind::Base,
+            Kind::StreamStdin(_) | Kind::Stream(..) => BackupKind::Stream,
+        }
     }
 
     /// Opens it. `check_pages`: whether the pages will be checked.

@@ -85,6 +85,11 @@ pub(super) async fn inspect_chunk(
         return Ok((found, None));
     };
     found.content["frame"] = frame_fields(&frame);
+    if frame.kind == FrameKind::Delta {
+        let bases = reader.bases(&chunk)?;
+        let bases = bases.iter().skip(1).map(|(chunk, pack)| json!({ "chunk": chunk, "pack": pack }));
+        found.content["bases"] = bases.collect();
+    }
     match reader.chunk(ctx, chunk, frame.plain_len).await {
         Ok(plain) => Ok((found, Some(plain))),
         Err(RepoError::Store(error)) if !is_about_object(&error) => Err(error.into()),
