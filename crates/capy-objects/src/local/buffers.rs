@@ -6,12 +6,13 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use capy_types::limits::{KIB, MIB};
+use capy_types::limits::MIB;
 
 /// Length of each buffer in bytes: the longest range a bulk read asks for.
 const BUFFER_BYTES: usize = 4 * MIB;
-/// Reads shorter than this are left to the allocator, which has such blocks at hand.
-const SHARED_MIN_BYTES: usize = 256 * KIB;
+/// Reads shorter than this are left to the allocator: many may be under way at once, and each would
+/// hold a whole buffer.
+const SHARED_MIN_BYTES: usize = BUFFER_BYTES / 2;
 /// Free buffers kept: as many as a bulk read has requests in flight.
 const FREE_MAX: usize = 8;
 
@@ -89,8 +90,8 @@ mod tests {
     #[test]
     fn a_buffer_given_back_is_lent_again() {
         let buffers = Arc::new(Buffers::default());
-        let _other = buffers.lend(MIB);
-        let place = buffers.lend(MIB).map(|first| first.as_ref().as_ptr());
+        let _other = buffers.lend(SHARED_MIN_BYTES);
+        let place = buffers.lend(SHARED_MIN_BYTES).map(|first| first.as_ref().as_ptr());
         let again = buffers.lend(BUFFER_BYTES).expect("a length that is lent");
         assert_eq!((Some(again.as_ref().as_ptr()), again.as_ref().len()), (place, BUFFER_BYTES));
     }
@@ -99,7 +100,7 @@ mod tests {
     fn few_are_kept_while_others_are_out_and_none_once_all_are_back() {
         let buffers = Arc::new(Buffers::default());
         let count = 3 * FREE_MAX;
-        let lent: Vec<_> = (0..count).map(|_| buffers.lend(MIB)).collect();
+        let lent: Vec<_> = (0..count).map(|_| buffers.lend(SHARED_MIN_BYTES)).collect();
         for (n, buffer) in (1..).zip(lent) {
             drop(buffer);
             assert_eq!(buffers.shelf().free.len(), if n < count { n.min(FREE_MAX) } else { 0 });
