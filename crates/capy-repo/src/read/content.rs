@@ -1,36 +1,25 @@
 //! One content as a stream of bytes, in order, read a few MiB ahead.
-//!
-//! Whoever takes the bytes is one thread, and often the slowest: so windows are read side by side,
-//! and their checksums computed where they are opened; here they are only joined.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use capy_codec::join_crc32c;
 use capy_format::{ChunkRef, Content};
 use capy_types::Ctx;
 use capy_types::limits::MIB;
-use futures::{Stream, TryStreamExt, stream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::{Reader, RefCursor, Want};
 use crate::RepoError;
 
-/// Plaintext gathered per step in bytes. Four steps are in memory: those being read, one that waits,
-/// and the one being consumed.
-const WINDOW_BYTES: u64 = 2 * MIB as u64;
-/// Steps being read at once.
-const WINDOWS_AHEAD: usize = 2;
-
-/// A proven chunk, and its CRC-32C.
-type Piece = (Bytes, u32);
+/// Plaintext gathered per step in bytes; two steps are in memory beside the one being consumed.
+const WINDOW_BYTES: u64 = 4 * MIB as u64;
 
 /// Reads one content in order. Dropping it stops the reading ahead.
 #[derive(Debug)]
 pub struct ContentReader {
-    chunks: mpsc::Receiver<Result<Vec<Piece>, RepoError>>,
-    ready: std::vec::IntoIter<Piece>,
+    chunks: mpsc::Receiver<Result<Vec<Bytes>, RepoError>>,
+    ready: std::vec::IntoIter<Bytes>,
     task: JoinHandle<()>,
     expected: (u64, u32),
     seen: (u64, u32),
@@ -71,9 +60,9 @@ impl ContentReader {
     /// Safe: no bytes are lost.
     pub async fn next(&mut self) -> Result<Option<Bytes>, RepoError> {
         loop {
-            if let Some((bytes, crc)) = self.ready.next() {
+            if let Some(bytes) = self.ready.next() {
                 self.seen.0 += bytes.len() as u64;
-                self.seen.1 = join_crc32c(self.seen.1, crc, bytes.len() as u64);
+                self.seen.1 = crc32c::crc32c_append(self.seen.1, &bytes);
                 return Ok(Some(bytes));
             }
             if self.done {
@@ -98,55 +87,42 @@ impl ContentReader {
 
 async fn read_ahead(
     reader: &Reader,
-    cursor: RefCursor,
-    sender: &mpsc::Sender<Result<Vec<Piece>, RepoError>>,
+    mut cursor: RefCursor,
+    sender: &mpsc::Sender<Result<Vec<Bytes>, RepoError>>,
 ) -> Result<(), RepoError> {
     let ctx = Ctx::default();
-    let windows = windows(cursor, &ctx).map_ok(|refs| read_window(reader, &ctx, refs));
-    let mut read = std::pin::pin!(windows.try_buffered(WINDOWS_AHEAD));
-    while let Some(window) = read.try_next().await? {
-        if sender.send(Ok(window)).await.is_err() {
+    loop {
+        let refs = cursor.next(&ctx).await?;
+        if refs.is_empty() {
             return Ok(());
         }
-    }
-    Ok(())
-}
-
-/// The chunks of a content by windows: as many as fit, at least one.
-fn windows(cursor: RefCursor, ctx: &Ctx) -> impl Stream<Item = Result<Vec<ChunkRef>, RepoError>> {
-    let refs = stream::try_unfold(cursor, async |mut cursor| {
-        let refs = cursor.next(ctx).await?;
-        Ok::<_, RepoError>((!refs.is_empty()).then_some((refs, cursor)))
-    });
-    refs.map_ok(|refs| stream::iter(by_windows(&refs).into_iter().map(Ok::<_, RepoError>))).try_flatten()
-}
-
-fn by_windows(refs: &[ChunkRef]) -> Vec<Vec<ChunkRef>> {
-    let mut windows: Vec<Vec<ChunkRef>> = Vec::new();
-    let mut bytes = 0;
-    for chunk in refs {
-        match windows.last_mut() {
-            Some(open) if bytes + chunk.len <= WINDOW_BYTES => open.push(*chunk),
-            _ => {
-                bytes = 0;
-                windows.push(vec![*chunk]);
+        let mut rest = refs.as_slice();
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let count = rest.iter().take_while(|r| {
+                let fits = bytes == 0 || bytes + r.len <= WINDOW_BYTES;
+                bytes += r.len;
+                fits
+            });
+            let (window, after) = rest.split_at(count.count());
+            rest = after;
+            let window = read_window(reader, &ctx, window).await?;
+            if sender.send(Ok(window)).await.is_err() {
+                return Ok(());
             }
         }
-        bytes += chunk.len;
     }
-    windows
 }
 
-async fn read_window(reader: &Reader, ctx: &Ctx, refs: Vec<ChunkRef>) -> Result<Vec<Piece>, RepoError> {
-    let wants: Vec<_> =
-        (0..).zip(&refs).map(|(token, r)| Want { chunk: r.id, size: r.size, token }).collect();
-    let slots: Arc<Mutex<Vec<Piece>>> = Arc::new(Mutex::new(vec![(Bytes::new(), 0); refs.len()]));
+async fn read_window(reader: &Reader, ctx: &Ctx, refs: &[ChunkRef]) -> Result<Vec<Bytes>, RepoError> {
+    let wants: Vec<_> = (0..).zip(refs).map(|(token, r)| Want { chunk: r.id, size: r.size, token }).collect();
+    let slots: Arc<Mutex<Vec<Bytes>>> = Arc::new(Mutex::new(vec![Bytes::new(); refs.len()]));
     let filled = slots.clone();
     let accept = Arc::new(move |token: u64, plain: &[u8]| {
-        let piece = (Bytes::copy_from_slice(plain), crc32c::crc32c(plain));
+        let bytes = Bytes::copy_from_slice(plain);
         let mut slots = filled.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(slot) = usize::try_from(token).ok().and_then(|at| slots.get_mut(at)) {
-            *slot = piece;
+            *slot = bytes;
         }
         Ok(())
     });

@@ -15,8 +15,8 @@ use crate::Result;
 const FILES_AHEAD: usize = 32;
 /// Bytes read ahead, counting no file above what its own reader buffers.
 const BYTES_AHEAD: u64 = 32 << 20;
-/// What a content's reader buffers of a large file: four steps of 2 MiB.
-const BUFFERED_MAX_BYTES: u64 = 8 << 20;
+/// What a content's reader buffers of a large file: three windows of 4 MiB.
+const BUFFERED_MAX_BYTES: u64 = 12 << 20;
 
 /// An entry, with its content when it is a file.
 pub(super) type Opened = (Entry, Option<ContentReader>);

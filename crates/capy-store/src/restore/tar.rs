@@ -220,9 +220,8 @@ struct Out {
     buffer: Vec<u8>,
 }
 
-/// Written in pieces of this many bytes: each is handed to another thread and back, which takes as
-/// long as copying 100 KiB.
-const BUFFER_BYTES: usize = 1 << 20;
+/// Written in pieces of this many bytes: a pipe takes 64 KiB at once, a disk likes more.
+const BUFFER_BYTES: usize = 256 * 1024;
 
 impl Out {
     fn new(name: String, writer: Box<dyn AsyncWrite + Send + Unpin>) -> Self {
