@@ -159,8 +159,8 @@ pub struct ArchivingSettings {
 impl SqlConnection {
     /// Puts a restore point into the log and gives the position behind it.
     ///
-    /// It is durable with the next flush, which the WAL writer makes within three times
-    /// `wal_writer_delay`, or [`Self::switch_wal`] at once. Recovery to a name ends at the first
+    /// It is durable, and with synchronous standbys as safe as any commit: the server by itself would
+    /// leave the record in memory until something else is flushed. Recovery to a name ends at the first
     /// point that has it; the server does not ask for names to be unique.
     ///
     /// # Errors
@@ -171,7 +171,11 @@ impl SqlConnection {
     /// The point may be there or not.
     pub async fn create_restore_point(&self, name: &str) -> Result<Lsn, PostgresError> {
         check_restore_point_name(name)?;
-        let sql = "select pg_create_restore_point($1)::text";
+        // A transaction with an id of its own ends with a commit record, behind the point; the flush of
+        // that takes the point along. A role that commits asynchronously would not wait for it.
+        let sql = "select pg_create_restore_point($1)::text, txid_current(),
+            set_config('synchronous_commit', case current_setting('synchronous_commit')
+                when 'off' then 'local' else current_setting('synchronous_commit') end, true)";
         self.lsn(&self.row(sql, &[&name]).await?, 0)
     }
 

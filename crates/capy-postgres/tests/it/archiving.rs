@@ -129,6 +129,19 @@ async fn the_settings_are_the_servers_and_only_what_is_missing_is_advised() {
 }
 
 #[tokio::test]
+async fn a_restore_point_is_flushed_before_it_is_acknowledged() {
+    for (major, commits) in majors().into_iter().flat_map(|major| [(major, "on"), (major, "off")]) {
+        let commits_setting = format!("synchronous_commit = {commits}");
+        let builder = Cluster::builder().major(major).setting(&commits_setting);
+        let cluster = builder.setting("wal_writer_delay = 10s").start();
+        let server = session(&cluster, "postgres").await;
+        let point = server.create_restore_point("kept").await.unwrap();
+        let flushed = server.wal_position().await.unwrap().flush;
+        assert!(flushed >= point, "PostgreSQL {major}, synchronous_commit {commits}: {flushed} < {point}");
+    }
+}
+
+#[tokio::test]
 async fn the_archiver_is_seen_failing_and_recovering() {
     for major in majors() {
         let (cluster, archive) = archiving_server(major, &[], &[]);
