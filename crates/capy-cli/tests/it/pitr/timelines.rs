@@ -34,7 +34,8 @@ on_each_major! {
         new.start_server();
         insert(old, 3);
         restore_point(old, "before_fork");
-        let end = old.sql("select pg_current_wal_lsn()");
+        // A commit flushes the point, which else stays in the server's memory for seconds.
+        let end = old.sql("select pg_current_wal_insert_lsn() from txid_current()");
         until("the standby has it", || {
             new.sql(&format!("select pg_last_wal_replay_lsn() >= '{end}'")) == "t"
         });
