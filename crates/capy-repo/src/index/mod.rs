@@ -103,6 +103,8 @@ pub(crate) struct KnownPack {
 #[derive(Debug)]
 pub(crate) struct ChunkIndex {
     packs: Vec<KnownPack>,
+    /// Where the last frame of each pack ends.
+    ends: Vec<u32>,
     numbers: HashMap<PackId, u32>,
     table: HashMap<Key, Location>,
     memory: Vec<MemoryRun>,
@@ -135,6 +137,7 @@ impl ChunkIndex {
     pub(crate) fn new(spill_dir: PathBuf) -> Self {
         Self {
             packs: Vec::new(),
+            ends: Vec::new(),
             numbers: HashMap::new(),
             table: HashMap::new(),
             memory: Vec::new(),
@@ -150,6 +153,8 @@ impl ChunkIndex {
         let number = *self.numbers.entry(pack.id).or_insert(next);
         if number == next {
             self.packs.push(pack);
+            let ends = frames.iter().map(|frame| frame.offset.saturating_add(frame.stored_len));
+            self.ends.push(ends.max().unwrap_or(0));
             self.bases.add_pack(number, frames, &self.spill_dir)?;
         } else if let Some(known) = self.packs.get_mut(number as usize) {
             *known = pack;
@@ -202,6 +207,11 @@ impl ChunkIndex {
     /// The pack with this number.
     pub(crate) fn pack(&self, number: u32) -> Option<&KnownPack> {
         self.packs.get(number as usize)
+    }
+
+    /// Where the last frame of a pack ends, in bytes.
+    pub(crate) fn frames_end(&self, number: u32) -> u32 {
+        self.ends.get(number as usize).copied().unwrap_or(0)
     }
 
     /// All packs, in the order of their numbers.

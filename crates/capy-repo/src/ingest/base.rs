@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use capy_format::names;
+use capy_types::limits::MIB;
 use capy_types::{ChunkId, Ctx, Problem};
 use tokio::sync::Semaphore;
 
@@ -57,11 +58,14 @@ impl Default for DeltaPolicy {
     }
 }
 
+/// Kept of small packs: the latest days of changes, which every batch asks for.
+pub(super) const KEPT_BYTES: usize = 16 * MIB;
+
 /// Memory in bytes that deltas take beside everything else: the batches that wait, the bases of all
-/// batches, and what is being read.
+/// batches, what is being read, and what is kept.
 pub(super) const fn memory_bytes(jobs: usize) -> usize {
     let batches = jobs + 2 + WAITING_BATCHES;
-    BATCH_BYTES * (WAITING_BATCHES + batches) + BATCH_BYTES * (jobs + WAITING_BATCHES) / 2
+    BATCH_BYTES * (WAITING_BATCHES + batches) + BATCH_BYTES * (jobs + WAITING_BATCHES) / 2 + KEPT_BYTES
 }
 
 /// How many batches there are.

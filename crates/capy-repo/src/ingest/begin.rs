@@ -49,7 +49,8 @@ impl Ingest {
         }
         let level = options.compression_level.unwrap_or(repo.config().compression_level);
         let index = SharedIndex::new(index);
-        let read = ReadOptions { spill_dir: options.spill_dir.clone(), ..ReadOptions::default() };
+        let spill_dir = options.spill_dir.clone();
+        let read = ReadOptions { spill_dir, kept_bytes: base::KEPT_BYTES, ..ReadOptions::default() };
         let reader = Reader::over(repo.clone(), index.clone(), read);
         let parent = open_parent(&reader, &ctx, &options, &root).await?;
         let pack_bytes = match &parent {

@@ -4,7 +4,7 @@ use capy_format::{BackupEntry, BackupRecord, BackupState, ObjectKind, names};
 use capy_objects::StoreErrorKind;
 use capy_types::Nonce;
 
-use super::{Flushed, Ingest, session};
+use super::{Flushed, Ingest, last, session};
 use crate::repository::entry_of;
 use crate::{ReadOptions, Reader, RepoError, sealed};
 
@@ -42,6 +42,7 @@ impl Ingest {
         self.join_workers().await?;
         let manifest = self.assembler.finish(&self.shared)?;
         self.store_full_meta_packs().await?;
+        last::store(&self.shared).await?;
         self.shared.uploads.drain(&self.shared).await?;
         self.write_index().await?;
         let mut stats = self.shared.stats();

@@ -200,7 +200,7 @@ impl ManifestAssembler {
         std::mem::take(&mut self.full)
     }
 
-    /// Ends the manifest; its last pack is among the full ones afterwards.
+    /// Ends the manifest; its last pack is among the full ones afterwards, or left to be joined.
     pub(super) fn finish(&mut self, shared: &Shared) -> Result<Content, RepoError> {
         self.pump(shared)?;
         if !self.tokens.is_empty() || !self.chunks.is_empty() || !self.waiting.is_empty() {
@@ -209,8 +209,10 @@ impl ManifestAssembler {
         self.cut_stream(shared, true)?;
         let tree = std::mem::take(&mut self.stream_tree);
         let content = tree.finish(&mut self.meta(shared))?;
-        if let Some(pack) = self.pack.take().filter(|pack| !pack.is_empty()) {
-            self.full.push(pack.finish(&shared.keys)?);
+        match self.pack.take() {
+            Some(pack) if shared.stands_alone(&pack) => self.full.push(pack.finish(&shared.keys)?),
+            Some(pack) => shared.last_packs.leave(pack),
+            None => {}
         }
         Ok(content)
     }

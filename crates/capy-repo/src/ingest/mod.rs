@@ -22,6 +22,7 @@ mod budget;
 mod dedup;
 mod finish;
 mod flow;
+mod last;
 mod manifest;
 mod options;
 mod parent;

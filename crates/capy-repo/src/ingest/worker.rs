@@ -15,6 +15,7 @@ use capy_types::{ChunkId, Entropy, PackId, RepositoryId};
 use super::base::{Base, Bases, Candidate};
 use super::batch::{Batch, Piece};
 use super::dedup::Dedup;
+use super::last::LastPacks;
 use super::session::UsedPacks;
 use super::upload::Uploads;
 use super::{IngestOptions, Inspector};
@@ -73,6 +74,7 @@ pub(super) struct Shared {
     pub(super) repository: RepositoryId,
     pub(super) entropy: Arc<dyn Entropy>,
     pub(super) uploads: Uploads,
+    pub(super) last_packs: LastPacks,
     inspector: Option<Arc<dyn Inspector>>,
     level: i32,
     pack_bytes: usize,
@@ -96,6 +98,7 @@ impl Shared {
             repository: repo.id(),
             entropy: repo.env().entropy.clone(),
             uploads: Uploads::new(repo.store().clone(), options.uploads),
+            last_packs: LastPacks::default(),
             inspector: options.inspector.clone(),
             level,
             pack_bytes,
@@ -123,6 +126,16 @@ impl Shared {
 
     pub(super) fn new_pack(&self) -> PackBuilder {
         PackBuilder::new(PackId::random(&*self.entropy), &self.keys, self.repository, self.pack_bytes)
+    }
+
+    /// The size packs are aimed at in bytes.
+    pub(super) fn pack_bytes(&self) -> usize {
+        self.pack_bytes
+    }
+
+    /// Whether a last pack is stored as it is.
+    pub(super) fn stands_alone(&self, pack: &PackBuilder) -> bool {
+        pack.len() >= LastPacks::small_bytes(self.pack_bytes)
     }
 
     /// From now on changed chunks are stored against the parent's.
@@ -207,10 +220,10 @@ impl Worker {
                 Job::Based(based) => self.finish(*based),
             }
         }
-        if let Some(pack) = self.pack.take()
-            && self.shared.check().is_ok()
-            && let Err(error) = self.hand_on(pack)
-        {
+        let Some(pack) = self.pack.take().filter(|_| self.shared.check().is_ok()) else { return };
+        if !self.shared.stands_alone(&pack) {
+            self.shared.last_packs.leave(pack);
+        } else if let Err(error) = self.hand_on(pack) {
             self.shared.fail(error);
         }
     }

@@ -127,6 +127,31 @@ impl PackBuilder {
         self.frames.is_empty()
     }
 
+    /// Its length so far in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.buffer.len()
+    }
+
+    pub(super) fn frames(&self) -> &[FrameInfo] {
+        &self.frames
+    }
+
+    /// Appends a frame of another pack in the making, sealed anew for its place here.
+    pub(super) fn move_in(&mut self, from: &Self, ordinal: usize) -> Result<(), RepoError> {
+        let fault = || RepoError::Internal { what: format!("frame {ordinal} of an open pack does not open") };
+        let frame = from.frames.get(ordinal).ok_or_else(fault)?;
+        let range = frame.offset as usize..(frame.offset + frame.stored_len) as usize;
+        let start = self.buffer.len();
+        self.buffer.extend_from_slice(from.buffer.get(range).ok_or_else(fault)?);
+        let number = u32::try_from(ordinal).expect("bounded by PACK_FRAMES_MAX");
+        let aad = frame_aad(&from.repository, &from.id, number, frame);
+        let opened = from.key.open(number, &aad, self.buffer.get_mut(start..).unwrap_or_default());
+        self.buffer.truncate(start + opened.map_err(|_| fault())?);
+        let body = frame.base.map_or(Body::Full(frame.compression), Body::Delta);
+        self.seal(start, frame.chunk, frame.class, frame.plain_len as usize, body);
+        Ok(())
+    }
+
     /// Seals the footer, then reads the pack back and compares.
     pub(crate) fn finish(mut self, keys: &RepositoryKeys) -> Result<SealedPack, RepoError> {
         let header = pack_header(self.repository, &self.id, version_of(&self.frames));

@@ -3,6 +3,8 @@
 
 mod builder;
 mod frame;
+mod join;
 
 pub(crate) use builder::{PackBuilder, SealedPack};
 pub(crate) use frame::{FrameOpener, FrameProblem, open_footer};
+pub(crate) use join::{group, join};

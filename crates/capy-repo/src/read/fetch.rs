@@ -14,23 +14,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use capy_format::names;
-use capy_objects::{StoreError, StoreErrorKind};
-use capy_types::limits::{KIB, MIB};
+use capy_objects::StoreError;
+use capy_types::limits::MIB;
 use capy_types::{ChunkId, Ctx, PackId};
 use futures::{StreamExt, TryStreamExt};
 
+use super::plan::{FrameAt, Located, RangePlan, plan};
 use super::rebuild::{DeltaSet, emit};
 use super::{Defect, DefectKind, Reader};
 use crate::RepoError;
-use crate::index::{BrokenChain, ChunkIndex, Link, Location};
+use crate::index::BrokenChain;
 use crate::pack::{FrameOpener, FrameProblem};
-
-/// Longest ranged request in bytes: object stores answer best at 4 to 16 MiB, and memory is this
-/// times the requests in flight.
-const RANGE_MAX_BYTES: u64 = 4 * MIB as u64;
-/// A gap that is cheaper to read than to ask around: at 100 MB/s and 10 ms a request, 1 MB; local
-/// stores prefer none. Unwanted frames in between cost only their bytes.
-const GAP_MAX_BYTES: u64 = 128 * KIB as u64;
 
 /// Bodies of deltas held at once in bytes. At 500 bytes a delta of a 128 KiB chunk, some 16 000 of
 /// them: a GiB of a cluster at a mean depth of two.
@@ -47,108 +41,12 @@ pub(crate) struct Want {
 /// Receives chunks, each proven, on blocking threads, in any order.
 pub(crate) type Accept = Arc<dyn Fn(u64, &[u8]) -> Result<(), RepoError> + Send + Sync>;
 
-/// A frame and where it is.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct FrameAt {
-    pub(super) pack: PackId,
-    pub(super) chunk: ChunkId,
-    /// Length of the chunk in bytes.
-    pub(super) size: u32,
-    pub(super) location: Location,
-    pub(super) base: Option<ChunkId>,
-}
-
-impl FrameAt {
-    fn new(index: &ChunkIndex, link: &Link) -> Option<Self> {
-        let pack = index.pack(link.location.pack)?.id;
-        let Link { chunk, location, base } = *link;
-        Some(Self { pack, chunk, size: location.plain_len, location, base })
-    }
-
-    pub(super) fn info(&self) -> capy_format::FrameInfo {
-        self.location.frame(self.chunk, self.size, self.base)
-    }
-
-    fn range(&self) -> Range<u64> {
-        let start = u64::from(self.location.offset);
-        start..start + u64::from(self.location.stored_len)
-    }
-
-    fn is_where(&self, other: &Self) -> bool {
-        (self.location.pack, self.location.ordinal) == (other.location.pack, other.location.ordinal)
-    }
-
-    pub(super) fn defect(&self, want: &Want, kind: DefectKind, problem: &str) -> Defect {
-        let problem = if self.chunk == want.chunk {
-            problem.to_owned()
-        } else {
-            format!("{problem}; chunk {} is a difference to it", want.chunk)
-        };
-        Defect {
-            object: names::pack(&self.pack),
-            offset: Some(u64::from(self.location.offset)),
-            chunk: Some(want.chunk),
-            pack: Some(self.pack),
-            kind,
-            problem,
-        }
-    }
-
-    fn store_defect(&self, want: &Want, error: &StoreError) -> Option<Defect> {
-        let kind = match error.kind {
-            StoreErrorKind::NotFound => DefectKind::Missing,
-            StoreErrorKind::Truncated { .. } => DefectKind::Truncated,
-            _ => return None,
-        };
-        Some(self.defect(want, kind, &error.to_string()))
-    }
-}
-
-/// A want, the frame to read for it, and the deltas to apply to that, by number, in order.
-#[derive(Debug, Clone)]
-pub(super) struct Located {
-    pub(super) want: Want,
-    pub(super) frame: FrameAt,
-    pub(super) deltas: Vec<u32>,
-}
-
-/// One ranged request and the frames it serves, by offset.
-struct RangePlan {
-    range: Range<u64>,
-    frames: Vec<Located>,
-}
-
 /// What is done with the sealed bytes of one frame, for all that want it.
 type Open = Arc<
     dyn Fn(&mut FrameOpener, &[Located], &mut Vec<u8>) -> Result<Result<(), FrameProblem>, RepoError>
         + Send
         + Sync,
 >;
-
-/// Joins neighbours into ranges.
-fn plan(mut located: Vec<Located>) -> Vec<RangePlan> {
-    located.sort_by(|a, b| {
-        let place = |l: &Located| (l.frame.location.pack, l.frame.location.offset);
-        // Those that share deltas come one after the other.
-        place(a).cmp(&place(b)).then_with(|| a.deltas.cmp(&b.deltas))
-    });
-    let mut plans: Vec<RangePlan> = Vec::new();
-    for frame in located {
-        let range = frame.frame.range();
-        match plans.last_mut() {
-            Some(open)
-                if open.frames.first().is_some_and(|first| first.frame.pack == frame.frame.pack)
-                    && range.start <= open.range.end + GAP_MAX_BYTES
-                    && range.end - open.range.start <= RANGE_MAX_BYTES =>
-            {
-                open.range.end = open.range.end.max(range.end);
-                open.frames.push(frame);
-            }
-            _ => plans.push(RangePlan { range, frames: vec![frame] }),
-        }
-    }
-    plans
-}
 
 fn broken(want: &Want, broken: BrokenChain) -> Defect {
     match broken {
@@ -339,9 +237,8 @@ impl Reader {
     ) -> Result<Vec<(Want, Defect)>, RepoError> {
         ctx.check()?;
         let Some(first) = plan.frames.first() else { return Ok(Vec::new()) };
-        let name = names::pack(&first.frame.pack);
         let start = plan.range.start;
-        let bytes = match self.repo().store().get_range(&name, plan.range).await {
+        let bytes = match self.read_range(&first.frame, plan.range, plan.blocks).await {
             Ok(bytes) => bytes,
             Err(error) => return self.one_by_one(ctx, plan.frames, open, error).await,
         };
@@ -350,6 +247,22 @@ impl Reader {
             defects.extend(self.once_more(ctx, group, open.clone()).await?);
         }
         Ok(defects)
+    }
+
+    /// Reads a range of the pack of `frame`, out of blocks that are kept or by itself.
+    async fn read_range(
+        &self,
+        frame: &FrameAt,
+        range: Range<u64>,
+        blocks: bool,
+    ) -> Result<Bytes, StoreError> {
+        let name = names::pack(&frame.pack);
+        let store = self.repo().store();
+        if !blocks {
+            return store.get_range(&name, range).await;
+        }
+        let read = |range| store.get_range(&name, range);
+        self.blocks().get(frame.location.pack, frame.pack_end, range, read).await
     }
 
     /// The range could not be read whole: read what can be, frame by frame.
@@ -408,6 +321,7 @@ impl Reader {
         open: Open,
     ) -> Result<Vec<(Vec<Located>, FrameProblem)>, RepoError> {
         let reader = self.clone();
+        let _turn = self.decoders().acquire().await;
         tokio::task::spawn_blocking(move || {
             let mut opener = FrameOpener::new(reader.repo().keys(), reader.repo().id());
             let mut stored = Vec::new();

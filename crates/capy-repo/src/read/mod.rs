@@ -3,11 +3,13 @@
 //! Contained by: restore, verify, and the checks before a commit. Invariant: whatever leaves this
 //! module was opened, decompressed and matched against its chunk id.
 
+mod blocks;
 mod bulk;
 mod content;
 mod cursor;
 mod fetch;
 mod manifest;
+mod plan;
 mod rebuild;
 
 use std::fmt;
@@ -15,8 +17,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use capy_format::{ChunkRef, Content, names};
+use capy_types::limits::MIB;
 use capy_types::{ChunkId, Ctx, PackId, Problem};
+use tokio::sync::Semaphore;
 
+use blocks::Blocks;
 pub use bulk::{BulkRead, BulkReport, FileSink};
 pub use content::ContentReader;
 pub(crate) use cursor::{CursorFault, RefCursor};
@@ -31,13 +36,15 @@ use crate::{RepoError, Repository};
 pub struct ReadOptions {
     /// Range requests in flight, each up to 4 MiB of memory plus what it decodes to one at a time.
     pub requests: usize,
+    /// Bytes kept, as they are stored, of small packs and of manifests, to be asked for once.
+    pub kept_bytes: usize,
     /// Where the index spills when it outgrows its memory.
     pub spill_dir: PathBuf,
 }
 
 impl Default for ReadOptions {
     fn default() -> Self {
-        Self { requests: 8, spill_dir: PathBuf::from("/var/tmp") }
+        Self { requests: 8, kept_bytes: 32 * MIB, spill_dir: PathBuf::from("/var/tmp") }
     }
 }
 
@@ -126,6 +133,9 @@ struct Inner {
     repo: Repository,
     index: SharedIndex,
     options: ReadOptions,
+    blocks: Arc<Blocks>,
+    /// Threads that open frames at once: more than there are cores only take turns.
+    decoders: Arc<Semaphore>,
 }
 
 /// Reads chunks, contents and manifests of one repository. Cheap to clone.
@@ -154,7 +164,9 @@ impl Reader {
     }
 
     pub(crate) fn over(repo: Repository, index: SharedIndex, options: ReadOptions) -> Self {
-        Self(Arc::new(Inner { repo, index, options }))
+        let blocks = Arc::new(Blocks::new(options.kept_bytes));
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self(Arc::new(Inner { repo, index, options, blocks, decoders: Arc::new(Semaphore::new(cores)) }))
     }
 
     /// The entries of a manifest, in order.
@@ -202,7 +214,9 @@ impl Reader {
 
     /// The same reader, run otherwise.
     pub(crate) fn with_options(&self, options: ReadOptions) -> Self {
-        Self::over(self.0.repo.clone(), self.0.index.clone(), options)
+        let Inner { repo, index, blocks, decoders, .. } = &*self.0;
+        let (repo, index) = (repo.clone(), index.clone());
+        Self(Arc::new(Inner { repo, index, options, blocks: blocks.clone(), decoders: decoders.clone() }))
     }
 
     pub(crate) fn index(&self) -> &SharedIndex {
@@ -211,6 +225,14 @@ impl Reader {
 
     pub(crate) fn repo(&self) -> &Repository {
         &self.0.repo
+    }
+
+    fn blocks(&self) -> &Blocks {
+        &self.0.blocks
+    }
+
+    fn decoders(&self) -> &Semaphore {
+        &self.0.decoders
     }
 
     pub(crate) fn options(&self) -> &ReadOptions {

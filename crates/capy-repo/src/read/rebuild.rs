@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use super::fetch::{FrameAt, Located};
+use super::plan::{FrameAt, Located};
 use super::{Defect, DefectKind, Want};
 use crate::RepoError;
 use crate::pack::{FrameOpener, FrameProblem};

@@ -1,6 +1,7 @@
 //! Deltas: what is stored against the previous backup, what comes back of it, what is said when a
 //! base is lost, and that nothing is built on what may go.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use capy_format::{BackupKind, FrameKind, ObjectKind, VERSION_DELTA, names};
@@ -227,7 +228,7 @@ async fn a_lost_base_is_a_defect_of_every_file_that_rests_on_it_and_heals() {
     let first = packs(&store).await;
     backup(&repo, "1", &day(1), DEEP).await.unwrap();
     backup(&repo, "2", &day(2), DEEP).await.unwrap();
-    // A pack of data, not of the manifest: the largest.
+    // The largest, if there are several; it may hold the first day's manifest too.
     let mut sizes = Vec::new();
     for pack in first {
         sizes.push((store.head(&names::pack(&pack)).await.unwrap().size, pack));
@@ -238,7 +239,9 @@ async fn a_lost_base_is_a_defect_of_every_file_that_rests_on_it_and_heals() {
     let backups = repo.root().await.unwrap().backups;
     let report = verify_structure(&repo, &Ctx::default(), &ReadOptions::default(), &backups).await.unwrap();
     let defect = report.defects.iter().find(|d| d.defect.pack == Some(lost)).expect("told");
-    assert_eq!(defect.backups.len(), 3, "the days that rest on it are named: {:?}", defect.backups);
+    assert!(!defect.backups.is_empty(), "with the days that rest on it");
+    let named: HashSet<_> = report.defects.iter().flat_map(|defect| &defect.backups).collect();
+    assert_eq!(named.len(), 3, "the days that rest on it are named: {:?}", report.defects);
     let back = read(&repo, "2").await.unwrap();
     assert!(!back.defects.is_empty());
     for (path, defect) in &back.defects {
@@ -385,6 +388,6 @@ async fn reading_deltas_takes_few_requests_more_than_reading_whole_chunks() {
         requests.push(recording.counts().get_range);
     }
     let most = requests.iter().max().unwrap();
-    // Three days of deltas: each in a pack or two, and each with an index of its own.
-    assert!(*most <= requests[0] + 12, "{requests:?}");
+    // Three days of deltas, each in one pack.
+    assert!(*most <= requests[0] + 3, "{requests:?}");
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use capy_objects::Store;
 use capy_objects::testing::RecordingStore;
 
+use crate::delta;
 use crate::fixture::{Files, backup, bytes, init, memory_store, read};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -36,6 +37,40 @@ async fn a_restore_asks_for_ranges_of_megabytes_not_for_chunks() {
     assert!(read(&repo, "one").await.unwrap().files == files);
     let counts = recording.counts();
     assert!(counts.get_range <= 64 / 4 + 12, "64 MiB in ranges of 4 MiB: {counts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_of_days_costs_a_restore_one_read_for_each_day() {
+    const DAYS: u64 = 5;
+    let recording = Arc::new(RecordingStore::new(memory_store().await));
+    let store: Arc<dyn Store> = recording.clone();
+    let repo = init(&store).await;
+    let mut files: Files = (0..3).map(|n| (format!("base/5/{n}"), random(n, 8 << 20))).collect();
+    delta::backup(&repo, "0", &files, delta::DEEP).await.unwrap();
+    for day in 1..=DAYS {
+        for content in files.values_mut() {
+            let pages = content.chunks_exact_mut(8192).skip(day as usize % 5).step_by(7);
+            pages.for_each(|page| page[100..140].copy_from_slice(&random(day, 40)));
+            content.extend(random(day, 100_000));
+        }
+        recording.reset();
+        delta::backup(&repo, &day.to_string(), &files, delta::DEEP).await.unwrap();
+        let puts = recording.counts().put_new;
+        assert_eq!(puts, 5, "session, one pack, its index, record, root");
+    }
+    recording.reset();
+    assert!(read(&repo, &DAYS.to_string()).await.unwrap().files == files);
+    let chain = recording.counts().get_range;
+
+    let fresh = Arc::new(RecordingStore::new(memory_store().await));
+    let store: Arc<dyn Store> = fresh.clone();
+    let repo = init(&store).await;
+    backup(&repo, "one", &files).await.unwrap();
+    fresh.reset();
+    assert!(read(&repo, "one").await.unwrap().files == files);
+    let whole = fresh.counts().get_range;
+    assert!(whole >= 24 / 4, "there is something to compare with: {whole}");
+    assert!(chain <= whole + DAYS, "{chain} reads for a chain, {whole} for a whole backup");
 }
 
 /// Incompressible bytes, so that stored sizes are predictable.
