@@ -136,6 +136,38 @@ impl Cutter {
         cut.or(decided.then_some(window.len()))
     }
 
+    /// Whether [`next_cut`](Self::next_cut) answers `length`, when somewhere else a chunk of the same
+    /// first `length` bytes was cut: without scanning them again.
+    ///
+    /// Why it may: whether there is a cut at a position depends on the sizes and on the bytes up to the
+    /// one at that position, nothing behind. So that chunk shows that none of its positions is a cut,
+    /// with one exception, the position before the last byte of a stream of odd length, which is never
+    /// looked at. What is left to be seen is its end: a cut by the hash, which the 64 bytes up to the
+    /// next one decide; the largest size; or the end of the data.
+    ///
+    /// That the bytes are the same is the caller's to prove, before or after.
+    #[must_use]
+    pub fn confirms(&self, data: &[u8], length: usize, at_end: bool) -> bool {
+        let window = &data[..data.len().min(self.sizes.max)];
+        if length == 0 || length >= window.len() {
+            return length > 0 && length == window.len() && (at_end || length == self.sizes.max);
+        }
+        let unseen_cut = length % 2 == 1 && self.is_cut(window, length - 1);
+        self.is_cut(window, length) && !unseen_cut
+    }
+
+    /// Whether the hash says to cut at `position` of `window`, nothing before it considered.
+    fn is_cut(&self, window: &[u8], position: usize) -> bool {
+        let CdcSizes { min, avg, .. } = self.sizes;
+        if position < min || position >= window.len() & !1 {
+            return false;
+        }
+        let mask = if position < avg { self.strict } else { self.loose };
+        let from = min.max((position + 1).saturating_sub(scan::REACH_BYTES));
+        let roll = |hash: u64, byte: &u8| (hash << 1).wrapping_add(self.gear.0[usize::from(*byte)]);
+        window[from..=position].iter().fold(0, roll) & mask == 0
+    }
+
     /// Where in `window`, which is longer than `min`, the hash says to cut.
     fn scan(&self, window: &[u8], min: usize, avg: usize) -> Option<usize> {
         // The last byte of an odd window was never a candidate: the 2020 form tests in pairs.

@@ -5,6 +5,9 @@
 
 use super::pin::pin;
 
+/// Bytes that a position's hash depends on, its own included: the shift drops those before.
+pub(super) const REACH_BYTES: usize = 64;
+
 /// Bytes a turn: where unrolling stopped paying (4 and 16 are within 3 %).
 const UNROLL: usize = 8;
 

@@ -216,6 +216,29 @@ proptest! {
     }
 
     #[test]
+    fn a_known_chunk_is_confirmed_exactly_where_a_scan_cuts_it_again(
+        data in data(),
+        sizes in sizes(),
+        seed: u64,
+        tail in prop_oneof![0_usize..4, 0_usize..40_000],
+        at_end: bool,
+    ) {
+        let cutter = Cutter::new(&gear(), sizes);
+        let mut rest = data.as_slice();
+        for length in cuts(&data, sizes) {
+            let (chunk, after) = rest.split_at(length);
+            let other = random(seed, tail);
+            // What followed it, a part of that, or something else, ending there or not.
+            for follows in [after, &after[..tail.min(after.len())], &other, &[&after[..after.len().min(1)], &other].concat()] {
+                let found = [chunk, follows].concat();
+                let scanned = cutter.next_cut(&found, at_end) == Some(length);
+                prop_assert_eq!(cutter.confirms(&found, length, at_end), scanned, "{} and {}", length, follows.len());
+            }
+            rest = after;
+        }
+    }
+
+    #[test]
     fn an_insert_moves_few_cuts(seed: u64, at in 0_usize..400_000, insert in 1_usize..2000) {
         let data = random(seed, 400_000);
         let changed = [&data[..at], &random(!seed, insert), &data[at..]].concat();

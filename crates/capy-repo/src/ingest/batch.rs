@@ -3,11 +3,12 @@
 //! Invariants: a batch that leaves the feeder holds only closed chunks; a chunk never spans two
 //! batches; the cuts do not depend on how the bytes were fed or where a batch ended.
 
-use capy_codec::{CdcSizes, Cutter};
+use capy_codec::{CdcSizes, ChunkNamer, Cutter};
 use capy_format::ChunkingPolicy;
 use capy_types::ChunkId;
 use capy_types::limits::MIB;
 
+use super::predict::Predicted;
 use crate::RepoError;
 
 /// Size of a batch in bytes: large enough that handing it over costs nothing (a wake-up of a few
@@ -47,6 +48,8 @@ pub(super) struct Piece {
     /// Offset of the chunk in its file in bytes.
     pub(super) offset: u64,
     pub(super) tag: Option<u64>,
+    /// Its name, where it was found already.
+    pub(super) id: Option<ChunkId>,
     /// The parent's chunk of the same region.
     pub(super) parent: Option<ChunkId>,
 }
@@ -69,6 +72,22 @@ impl Batch {
     pub(super) fn clear(&mut self) {
         self.data.clear();
         self.pieces.clear();
+    }
+}
+
+/// What files cut by content are cut with.
+pub(super) struct CutBy<'a> {
+    pub(super) cutter: &'a Cutter,
+    pub(super) namer: &'a ChunkNamer,
+    pub(super) predicted: Option<&'a mut Predicted>,
+}
+
+impl CutBy<'_> {
+    fn next_cut(&mut self, open: &[u8], at_end: bool) -> Option<(usize, Option<ChunkId>)> {
+        match &mut self.predicted {
+            Some(predicted) => predicted.cut(open, at_end, self.cutter, self.namer),
+            None => self.cutter.next_cut(open, at_end).map(|length| (length, None)),
+        }
     }
 }
 
@@ -112,21 +131,21 @@ impl FileCut {
     }
 
     /// Closes every chunk whose end is decided; returns how many.
-    pub(super) fn cut(&mut self, batch: &mut Batch, cutter: &Cutter, at_end: bool) -> u64 {
+    pub(super) fn cut(&mut self, batch: &mut Batch, by: &mut CutBy<'_>, at_end: bool) -> u64 {
         let mut closed = 0;
         while self.pending > 0 {
             let open = &batch.data[self.start..self.start + self.pending];
-            let length = match self.grid {
-                Some(size) if self.pending >= size || at_end => Some(self.pending.min(size)),
+            let cut = match self.grid {
+                Some(size) if self.pending >= size || at_end => Some((self.pending.min(size), None)),
                 Some(_) => None,
                 // Scanning starts only when the cut is certain to be decided: each byte is
                 // scanned once.
-                None if open.len() >= cutter.sizes().max || at_end => cutter.next_cut(open, at_end),
+                None if open.len() >= by.cutter.sizes().max || at_end => by.next_cut(open, at_end),
                 None => None,
             };
-            let Some(length) = length else { break };
+            let Some((length, id)) = cut else { break };
             let (start, offset, tag) = (self.start, self.offset, self.tag);
-            batch.pieces.push(Piece { start, len: length, offset, tag, parent: None });
+            batch.pieces.push(Piece { start, len: length, offset, tag, id, parent: None });
             self.offset += length as u64;
             self.start += length;
             self.pending -= length;

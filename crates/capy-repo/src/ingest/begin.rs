@@ -86,6 +86,7 @@ impl Ingest {
         check_policy(policy)?;
         let sizes = batch::data_sizes(policy)?;
         let cutter = Cutter::new(repo.keys().gear(), sizes);
+        let namer = repo.keys().chunk_namer();
         let assembler = ManifestAssembler::new(&repo, level)?;
         Ok(Self {
             repo,
@@ -104,6 +105,7 @@ impl Ingest {
             parent,
             file_parent: None,
             cutter,
+            namer,
             assembler,
             own_indexes: Vec::new(),
             indexed_packs: 0,

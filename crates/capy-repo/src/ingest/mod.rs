@@ -26,6 +26,7 @@ mod last;
 mod manifest;
 mod options;
 mod parent;
+mod predict;
 mod session;
 mod upload;
 mod worker;
@@ -34,12 +35,12 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use capy_codec::Cutter;
+use capy_codec::{ChunkNamer, Cutter};
 use capy_format::{ArchiveHeader, Entry, Meta};
 use capy_types::{Ctx, SessionId};
 
 use crate::{RepoError, Repository};
-use batch::{Batch, FileCut};
+use batch::{Batch, CutBy, FileCut};
 use begin::note_parent;
 use manifest::ManifestAssembler;
 use parent::{FileParent, Parent};
@@ -67,6 +68,7 @@ pub struct Ingest {
     parent: Option<Parent>,
     file_parent: Option<FileParent>,
     cutter: Cutter,
+    namer: ChunkNamer,
     assembler: ManifestAssembler,
     own_indexes: Vec<capy_types::IndexId>,
     indexed_packs: usize,
@@ -162,13 +164,16 @@ impl Ingest {
     pub async fn write(&mut self, mut data: &[u8]) -> Result<(), RepoError> {
         while !data.is_empty() {
             let mut batch = self.take_batch().await?;
+            self.look_ahead().await?;
             let file = self
                 .file
                 .as_mut()
                 .ok_or_else(|| RepoError::Invalid { what: "bytes arrived outside of a file".to_owned() })?;
             let taken = file.append(&mut batch, data);
             let (started, from) = (Instant::now(), batch.pieces.len());
-            let closed = file.cut(&mut batch, &self.cutter, false);
+            let predicted = self.file_parent.as_mut().and_then(FileParent::predicted);
+            let mut by = CutBy { cutter: &self.cutter, namer: &self.namer, predicted };
+            let closed = file.cut(&mut batch, &mut by, false);
             self.cutting += started.elapsed();
             self.ask_parent(&mut batch, from).await?;
             self.assembler.pieces(closed);
@@ -184,16 +189,30 @@ impl Ingest {
     /// As [`write`](Self::write).
     pub async fn end_file(&mut self) -> Result<(), RepoError> {
         let mut batch = self.take_batch().await?;
+        self.look_ahead().await?;
         let mut file = self
             .file
             .take()
             .ok_or_else(|| RepoError::Invalid { what: "a file ended that had not begun".to_owned() })?;
         let from = batch.pieces.len();
-        let closed = file.cut(&mut batch, &self.cutter, true);
+        let predicted = self.file_parent.as_mut().and_then(FileParent::predicted);
+        let mut by = CutBy { cutter: &self.cutter, namer: &self.namer, predicted };
+        let closed = file.cut(&mut batch, &mut by, true);
         self.ask_parent(&mut batch, from).await?;
         self.assembler.pieces(closed);
         self.assembler.end_file();
         self.put_batch(batch).await
+    }
+
+    /// Makes sure that what the parent predicts of the open file is at hand.
+    async fn look_ahead(&mut self) -> Result<(), RepoError> {
+        let Some(predicted) = self.file_parent.as_mut().and_then(FileParent::predicted) else {
+            return Ok(());
+        };
+        match predicted.load(&self.ctx).await {
+            Ok(()) => Ok(()),
+            Err(error) => self.leave_parent(&error),
+        }
     }
 
     /// Notes the parent's chunks of the regions of the pieces from `from` on.

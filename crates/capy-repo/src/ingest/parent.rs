@@ -16,6 +16,8 @@ use capy_format::{
 };
 use capy_types::{BackupKey, ChunkId, Ctx, Entropy};
 
+use super::batch::CHUNKING_CDC;
+use super::predict::Predicted;
 use crate::read::{RefCursor, Want};
 use crate::{Reader, RepoError};
 
@@ -157,7 +159,7 @@ impl Parent {
         for position in positions {
             let file = self.entry_at(position).await?;
             if let Some(file) = file.filter(|file| file.meta.path == path) {
-                return Ok(Some(FileParent::new(RefCursor::new(self.reader.clone(), &file.content))));
+                return Ok(Some(FileParent::new(&self.reader, &file)));
             }
         }
         Ok(None)
@@ -226,11 +228,20 @@ pub(super) struct FileParent {
     refs: VecDeque<(u64, ChunkRef)>,
     loaded: u64,
     whole: bool,
+    /// The same chunks once more where they were cut by content: met in their order, not by place.
+    predicted: Option<Predicted>,
 }
 
 impl FileParent {
-    fn new(cursor: RefCursor) -> Self {
-        Self { cursor, refs: VecDeque::new(), loaded: 0, whole: false }
+    fn new(reader: &Reader, file: &FileEntry) -> Self {
+        let cursor = || RefCursor::new(reader.clone(), &file.content);
+        let predicted = (file.chunking == CHUNKING_CDC).then(|| Predicted::new(cursor()));
+        Self { cursor: cursor(), refs: VecDeque::new(), loaded: 0, whole: false, predicted }
+    }
+
+    /// What the next chunks may be, for a file that was cut by content.
+    pub(super) fn predicted(&mut self) -> Option<&mut Predicted> {
+        self.predicted.as_mut()
     }
 
     /// Makes sure that the chunks up to `end` of the file are known.

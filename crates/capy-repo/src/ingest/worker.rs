@@ -339,7 +339,7 @@ impl Worker {
             }
             bytes += piece.len as u64;
             chunks.push(ChunkResult {
-                id: self.namer.name(plain),
+                id: piece.id.unwrap_or_else(|| self.namer.name(plain)),
                 size: u32::try_from(piece.len).expect("a chunk fits a batch"),
                 crc32c: crc32c::crc32c(plain),
             });
