@@ -36,10 +36,9 @@ pub(crate) struct LoadedIndexes {
     pub(crate) lost_packs: Vec<(PackId, Option<u64>)>,
 }
 
-async fn read_index(repo: &Repository, id: IndexId) -> Result<IndexObject, RepoError> {
+fn open_index(repo: &Repository, id: IndexId, object: &[u8]) -> Result<IndexObject, RepoError> {
     let name = names::index(&id);
-    let object = repo.store().get(&name, INDEX_MAX_BYTES).await?;
-    let (header, body) = sealed::open(repo.keys(), repo.id(), ObjectKind::Index, &name, &object)?;
+    let (header, body) = sealed::open(repo.keys(), repo.id(), ObjectKind::Index, &name, object)?;
     if header.nonce.as_bytes() != id.as_bytes() {
         return Err(RepoError::Unauthentic { object: name });
     }
@@ -83,9 +82,11 @@ pub(crate) async fn load_indexes(
         .chain(root.tombstones.iter().map(|tombstone| tombstone.pack))
         .collect();
     let mut fetched = futures::stream::iter(ids)
-        .map(|id| async move { (id, read_index(repo, id).await) })
+        .map(|id| async move { (id, repo.store().get(&names::index(&id), INDEX_MAX_BYTES).await) })
         .buffer_unordered(INDEX_FETCHES);
     while let Some((id, object)) = fetched.next().await {
+        // Decoded here, one at a time: they take several times the room then.
+        let object = object.map_err(RepoError::from).and_then(|object| open_index(repo, id, &object));
         let object = match object {
             Ok(object) => object,
             Err(error) if error.kind().is_transient() => return Err(error),

@@ -30,8 +30,9 @@ use run::{DiskRun, MemoryRun, RunEntry};
 
 use crate::RepoError;
 
-/// Chunks held in the open table before it is frozen: about 12 MiB.
-const TABLE_MAX: usize = 1 << 18;
+/// Chunks held in the open table before it is frozen: what a hash table of 2^18 places holds before it
+/// doubles, 10.5 MiB.
+const TABLE_MAX: usize = (1 << 18) / 8 * 7;
 /// Bytes of sorted runs in memory before they are merged into one on disk.
 const MEMORY_RUNS_MAX_BYTES: usize = 48 << 20;
 /// Runs on disk before they are merged into one: bounds the reads of one lookup.
@@ -235,12 +236,13 @@ impl ChunkIndex {
         let entries = self.table.drain().map(|(key, location)| RunEntry::new(key, location));
         self.memory.push(MemoryRun::from_unsorted(entries.collect()));
         if self.memory.iter().map(MemoryRun::bytes).sum::<usize>() > MEMORY_RUNS_MAX_BYTES {
-            let merged = MemoryRun::merge(std::mem::take(&mut self.memory));
-            self.disk.push(DiskRun::write(&merged, &self.spill_dir)?);
+            let runs = self.memory.iter().map(MemoryRun::entries).collect();
+            self.disk.push(DiskRun::merge(runs, &self.spill_dir)?);
+            self.memory.clear();
         }
         if self.disk.len() > DISK_RUNS_MAX {
-            let merged = DiskRun::merge(&self.disk, &self.spill_dir)?;
-            self.disk = vec![merged];
+            let runs = self.disk.iter().map(DiskRun::entries).collect();
+            self.disk = vec![DiskRun::merge(runs, &self.spill_dir)?];
         }
         Ok(())
     }

@@ -3,7 +3,6 @@
 //! Invariant: a run's keys ascend strictly. A disk run keeps one fence key per 4 KiB page in
 //! memory, so a lookup reads one page.
 
-use std::cmp::Ordering;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
@@ -16,6 +15,8 @@ use crate::RepoError;
 const ENTRY_BYTES: usize = 32;
 /// Entries per page of a disk run: 4 KiB.
 const PAGE_ENTRIES: usize = 128;
+/// Entries read at once when a disk run is merged: 256 KiB.
+const BLOCK_ENTRIES: usize = 64 * PAGE_ENTRIES;
 
 /// One entry as kept in a run.
 #[derive(Debug, Clone, Copy)]
@@ -79,18 +80,14 @@ impl MemoryRun {
         self.0.get(at).map(RunEntry::location)
     }
 
-    /// One run of all; of equal keys the one in the later run stays.
-    pub(super) fn merge(runs: Vec<Self>) -> Self {
-        let mut all: Vec<(usize, RunEntry)> = runs
-            .into_iter()
-            .enumerate()
-            .flat_map(|(age, run)| run.0.into_iter().map(move |entry| (age, entry)))
-            .collect();
-        all.sort_unstable_by(|(age_a, a), (age_b, b)| a.key().cmp(b.key()).then(age_b.cmp(age_a)));
-        all.dedup_by(|(_, later), (_, kept)| later.key() == kept.key());
-        Self(all.into_iter().map(|(_, entry)| entry).collect())
+    /// The entries in order.
+    pub(super) fn entries(&self) -> Entries<'_> {
+        Box::new(self.0.iter().map(|entry| Ok(*entry)))
     }
 }
+
+/// The entries of a run in order.
+pub(super) type Entries<'a> = Box<dyn Iterator<Item = Result<RunEntry, RepoError>> + 'a>;
 
 /// A sorted run in an unnamed local file.
 #[derive(Debug)]
@@ -137,12 +134,6 @@ impl DiskRunWriter {
 }
 
 impl DiskRun {
-    pub(super) fn write(run: &MemoryRun, dir: &Path) -> Result<Self, RepoError> {
-        let mut writer = DiskRunWriter::create(dir)?;
-        run.0.iter().try_for_each(|entry| writer.push(entry))?;
-        writer.finish()
-    }
-
     pub(super) fn get(&self, key: &Key) -> Result<Option<Location>, RepoError> {
         let wanted = fence(key);
         // The page before the first fence not below the wanted key, and on while fences allow it:
@@ -152,72 +143,59 @@ impl DiskRun {
             if page > first && self.fences.get(page).is_none_or(|f| *f > wanted) {
                 break;
             }
-            let entries = self.read_page(page)?;
-            if let Ok(at) = entries.binary_search_by(|entry| entry.key().cmp(key)) {
-                return Ok(entries.get(at).map(RunEntry::location));
+            let mut page_bytes = [0; PAGE_ENTRIES * ENTRY_BYTES];
+            let from = page * PAGE_ENTRIES;
+            let count = PAGE_ENTRIES.min(self.entries - from);
+            let bytes = page_bytes.get_mut(..count * ENTRY_BYTES).expect("at most a page");
+            let read = self.file.read_exact_at(bytes, (from * ENTRY_BYTES) as u64);
+            read.map_err(local("read the spilled index"))?;
+            let entries = bytes.as_chunks::<ENTRY_BYTES>().0;
+            if let Ok(at) = entries.binary_search_by(|entry| entry.first_chunk::<16>().cmp(&Some(key))) {
+                return Ok(entries.get(at).map(|entry| RunEntry(*entry).location()));
             }
         }
         Ok(None)
     }
 
-    fn read_page(&self, page: usize) -> Result<Vec<RunEntry>, RepoError> {
-        let from = page * PAGE_ENTRIES;
-        let count = PAGE_ENTRIES.min(self.entries - from);
-        let mut bytes = [0; PAGE_ENTRIES * ENTRY_BYTES];
-        let bytes = &mut bytes[..count * ENTRY_BYTES];
-        self.file
-            .read_exact_at(bytes, (from * ENTRY_BYTES) as u64)
-            .map_err(local("read the spilled index"))?;
-        Ok(bytes.as_chunks::<ENTRY_BYTES>().0.iter().map(|entry| RunEntry(*entry)).collect())
+    /// The entries in order, read a block at a time.
+    pub(super) fn entries(&self) -> Entries<'_> {
+        let blocks = (0..self.entries).step_by(BLOCK_ENTRIES).map(|from| {
+            let count = BLOCK_ENTRIES.min(self.entries - from);
+            let mut bytes = vec![0; count * ENTRY_BYTES];
+            let read = self.file.read_exact_at(&mut bytes, (from * ENTRY_BYTES) as u64);
+            read.map_err(local("read the spilled index")).map(|()| bytes)
+        });
+        Box::new(blocks.flat_map(|block| {
+            let (failed, bytes) = match block {
+                Ok(bytes) => (None, bytes),
+                Err(error) => (Some(Err(error)), Vec::new()),
+            };
+            let count = bytes.len() / ENTRY_BYTES;
+            let entry = move |n: usize| {
+                let from = bytes.get(n * ENTRY_BYTES..).and_then(<[u8]>::first_chunk);
+                Ok(RunEntry(*from.expect("below the count")))
+            };
+            failed.into_iter().chain((0..count).map(entry))
+        }))
     }
 
-    /// One run of all, streamed page by page; of equal keys the one in the later run stays.
-    pub(super) fn merge(runs: &[Self], dir: &Path) -> Result<Self, RepoError> {
-        let mut cursors: Vec<DiskCursor<'_>> = runs.iter().map(DiskCursor::new).collect();
+    /// One run of all, oldest first, streamed; of equal keys the one in the later run stays.
+    pub(super) fn merge(mut runs: Vec<Entries<'_>>, dir: &Path) -> Result<Self, RepoError> {
+        let mut heads = Vec::with_capacity(runs.len());
+        for run in &mut runs {
+            heads.push(run.next().transpose()?);
+        }
         let mut writer = DiskRunWriter::create(dir)?;
-        loop {
-            let mut best: Option<RunEntry> = None;
-            for cursor in &mut cursors {
-                // Later cursors win ties, as later runs hide earlier ones.
-                if let Some(entry) = cursor.peek()?
-                    && best.is_none_or(|b| entry.key().cmp(b.key()) != Ordering::Greater)
-                {
-                    best = Some(entry);
-                }
-            }
-            let Some(entry) = best else { return writer.finish() };
-            writer.push(&entry)?;
-            for cursor in &mut cursors {
-                if cursor.peek()?.is_some_and(|e| e.key() == entry.key()) {
-                    cursor.at += 1;
+        // Few runs: looking at every head takes less than keeping them in order. Of equal ones
+        // `min_by_key` gives the first.
+        while let Some(least) = heads.iter().rev().flatten().min_by_key(|entry| *entry.key()).copied() {
+            writer.push(&least)?;
+            for (head, run) in heads.iter_mut().zip(&mut runs) {
+                if head.is_some_and(|entry| entry.key() == least.key()) {
+                    *head = run.next().transpose()?;
                 }
             }
         }
-    }
-}
-
-/// Reads a disk run in order.
-struct DiskCursor<'a> {
-    run: &'a DiskRun,
-    at: usize,
-    page: Option<usize>,
-    entries: Vec<RunEntry>,
-}
-
-impl<'a> DiskCursor<'a> {
-    fn new(run: &'a DiskRun) -> Self {
-        Self { run, at: 0, page: None, entries: Vec::new() }
-    }
-
-    fn peek(&mut self) -> Result<Option<RunEntry>, RepoError> {
-        if self.at >= self.run.entries {
-            return Ok(None);
-        }
-        let page = self.at / PAGE_ENTRIES;
-        if self.page != Some(page) {
-            self.entries = self.run.read_page(page)?;
-            self.page = Some(page);
-        }
-        Ok(self.entries.get(self.at % PAGE_ENTRIES).copied())
+        writer.finish()
     }
 }

@@ -45,6 +45,78 @@ fn a_million_chunks_in_spilled_runs_are_all_found_and_strangers_are_not() {
     }
 }
 
+/// How many chunks the index of the next test has: those of 6 TB where everything is tested.
+fn many_chunks() -> usize {
+    if std::env::var_os("CAPY_TEST_MATRIX").is_some() { 50_000_000 } else { 4_000_000 }
+}
+
+/// The peak of this process's resident memory in KiB.
+fn peak_kib() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("Linux");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number of KiB")
+}
+
+/// Run by the next test in a process of its own, where nobody else takes memory.
+#[test]
+#[ignore = "the next test runs it"]
+fn fill_and_look_up() {
+    const IN_PACK: usize = 1000;
+    let count = many_chunks();
+    let before = peak_kib();
+    let mut index = ChunkIndex::new(std::env::temp_dir());
+    let started = std::time::Instant::now();
+    let mut frames = Vec::with_capacity(IN_PACK);
+    for pack in 0..count / IN_PACK {
+        let entropy = SeededEntropy::new(pack as u64);
+        let id = PackId::random(&entropy);
+        frames.clear();
+        frames.extend((0..IN_PACK as u32).map(|n| frame(ChunkId::random(&entropy), 64 + n * 1100)));
+        index.insert_pack(KnownPack { id, index: None, usable: true }, &frames).unwrap();
+    }
+    let filled = started.elapsed();
+    let per_second = |count: usize, since: std::time::Instant| count as f64 / since.elapsed().as_secs_f64();
+
+    // Known ones of packs all over, and as many strangers.
+    let packs = (0..count / IN_PACK).step_by(count / IN_PACK / 200);
+    let known: Vec<ChunkId> = packs
+        .flat_map(|pack| {
+            let entropy = SeededEntropy::new(pack as u64);
+            let _ = PackId::random(&entropy);
+            (0..IN_PACK).map(move |_| ChunkId::random(&entropy))
+        })
+        .collect();
+    let started = std::time::Instant::now();
+    assert!(known.iter().all(|chunk| index.get(chunk).unwrap().is_some()));
+    let hits = per_second(known.len(), started);
+    let entropy = SeededEntropy::new(u64::MAX);
+    let strangers: Vec<ChunkId> = known.iter().map(|_| ChunkId::random(&entropy)).collect();
+    let started = std::time::Instant::now();
+    assert!(strangers.iter().all(|chunk| index.get(chunk).unwrap().is_none()));
+    let misses = per_second(strangers.len(), started);
+    let grown = peak_kib() - before;
+    println!(
+        "{count} chunks in {filled:.1?}, {} packs; found {hits:.0}/s, unknown {misses:.0}/s; peak KiB {grown}",
+        index.packs().len()
+    );
+}
+
+#[test]
+fn however_many_chunks_there_are_the_index_takes_little_memory() {
+    let program = std::env::current_exe().unwrap();
+    let test = ["index::tests::fill_and_look_up", "--exact", "--ignored", "--nocapture"];
+    let output = std::process::Command::new(program).args(test).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    print!("{said}");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let peak = said.split_once("peak KiB ").and_then(|(_, rest)| rest.split_whitespace().next());
+    let peak: usize = peak.and_then(|kib| kib.parse().ok()).expect("it says its peak");
+    // The fixed budget, and of each chunk a share of its page's fence and of its pack: here a
+    // thousand chunks share a pack, which takes 120 bytes.
+    let limit = 80 * 1024 + many_chunks() / 1024;
+    assert!(peak <= limit, "{peak} KiB, more than {limit}");
+}
+
 #[test]
 fn a_later_pack_hides_an_earlier_one_wherever_the_earlier_one_went() {
     let entropy = SeededEntropy::new(12);
@@ -76,9 +148,10 @@ fn runs_merge_to_the_newest_entry_and_pages_are_searched_to_their_edges() {
     let location = |pack| Location::new(pack, 3, &frame(ChunkId::from_bytes([0; 32]), 99));
     let run = |range: std::ops::Range<u32>, pack| {
         let entries = range.map(|n| RunEntry::new(key(n), location(pack))).collect();
-        DiskRun::write(&MemoryRun::from_unsorted(entries), &dir).unwrap()
+        DiskRun::merge(vec![MemoryRun::from_unsorted(entries).entries()], &dir).unwrap()
     };
-    let merged = DiskRun::merge(&[run(0..3000, 1), run(1000..2000, 2), run(1500..1600, 3)], &dir).unwrap();
+    let runs = [run(0..3000, 1), run(1000..2000, 2), run(1500..1600, 3)];
+    let merged = DiskRun::merge(runs.iter().map(DiskRun::entries).collect(), &dir).unwrap();
     for n in 0..3000 {
         let pack = match n {
             1500..1600 => 3,
