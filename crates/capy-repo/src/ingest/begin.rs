@@ -26,7 +26,7 @@ impl Ingest {
                 ),
             });
         }
-        let without_deltas = budget::pack_bytes(&options, false)?;
+        let without_deltas = budget::for_packs(&options, false)?;
         let (session, root) = session::register(&repo, &options.key).await?;
         let mut index = ChunkIndex::new(options.spill_dir.clone());
         let loaded = crate::index::load_indexes(&repo, &root, &mut index).await?;
@@ -53,11 +53,11 @@ impl Ingest {
         let read = ReadOptions { spill_dir, kept_bytes: base::KEPT_BYTES, ..ReadOptions::default() };
         let reader = Reader::over(repo.clone(), index.clone(), read);
         let parent = open_parent(&reader, &ctx, &options, &root).await?;
-        let pack_bytes = match &parent {
-            Some(_) => budget::pack_bytes(&options, true)?,
+        let packs = match &parent {
+            Some(_) => budget::for_packs(&options, true)?,
             None => without_deltas,
         };
-        let shared = Arc::new(Shared::new(&repo, &options, index, level, pack_bytes));
+        let shared = Arc::new(Shared::new(&repo, &options, index, level, packs));
         if parent.is_some() {
             shared.use_bases(Bases::new(&reader, &ctx, options.delta, options.jobs));
         }
@@ -127,7 +127,7 @@ async fn open_parent(
     let Some(entry) = kind.and_then(|kind| parent::choose(root, &options.key, kind)) else {
         return Ok(None);
     };
-    if let Err(error) = budget::pack_bytes(options, true) {
+    if let Err(error) = budget::for_packs(options, true) {
         return note_parent(ctx, &entry.key.to_string(), &error).map(|()| None);
     }
     match Parent::open(reader.clone(), ctx, entry, &*reader.repo().env().entropy).await {

@@ -44,7 +44,7 @@ impl Ingest {
         self.store_full_meta_packs().await?;
         last::store(&self.shared).await?;
         self.shared.uploads.drain(&self.shared).await?;
-        self.write_index().await?;
+        self.write_indexes().await?;
         let mut stats = self.shared.stats();
         self.assembler.add_counts(&mut stats);
         let mut stages = self.shared.stages();

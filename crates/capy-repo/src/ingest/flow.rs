@@ -79,11 +79,11 @@ impl Ingest {
     /// indexed already: the number of index objects stays logarithmic in the backup's size.
     pub(super) async fn index_if_due(&mut self) -> Result<(), RepoError> {
         let due = (self.indexed_packs / 8).clamp(8, 256);
-        if self.shared.uploads.unindexed() >= due { self.write_index().await } else { Ok(()) }
+        if self.shared.uploads.fill_an_index(due) { self.write_indexes().await } else { Ok(()) }
     }
 
-    pub(super) async fn write_index(&mut self) -> Result<(), RepoError> {
-        if let Some((index, packs)) = upload::write_index(&self.repo, &self.shared).await? {
+    pub(super) async fn write_indexes(&mut self) -> Result<(), RepoError> {
+        while let Some((index, packs)) = upload::write_index(&self.repo, &self.shared).await? {
             self.own_indexes.push(index);
             self.indexed_packs += packs;
         }

@@ -37,7 +37,8 @@ pub struct IngestOptions {
     pub compression_level: Option<i32>,
     /// Sees the chunks of tagged files.
     pub inspector: Option<Arc<dyn Inspector>>,
-    /// Packs stored at once.
+    /// Packs of the size aimed at that can be on their way to the store at once, at least. It is more
+    /// where `memory_bytes` leaves room, and more where they are small.
     pub uploads: usize,
     /// Memory in bytes that all of it may take. Packs are smaller than 32 MiB where they would not
     /// fit otherwise.

@@ -1,14 +1,15 @@
-//! Uploads: a bounded number of packs on their way to the store, and the index objects that make
-//! them findable.
+//! Uploads: packs on their way to the store, and the index objects that make them findable.
 //!
-//! Invariant: a pack is offered for deduplication and listed in an index only after the store has
-//! confirmed it.
+//! Invariants: what is on its way is bounded in bytes, so that it is few packs of full size or many
+//! small ones; a pack is offered for deduplication and listed in an index only after the
+//! store has confirmed it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use capy_format::{IndexObject, IndexedPack, ObjectKind, names, version_of};
 use capy_objects::Store;
+use capy_types::limits::KIB;
 use capy_types::{IndexId, Nonce};
 use tokio::sync::Semaphore;
 
@@ -16,32 +17,41 @@ use super::worker::Shared;
 use crate::pack::SealedPack;
 use crate::{RepoError, Repository, sealed};
 
+/// Frames that one index object lists, if more than one pack has to share it. A pack of deltas can have
+/// as many frames as a hundred others; the objects, about 10 MiB, are read whole and decoded whole.
+const INDEX_FRAMES_MAX: usize = 1 << 17;
+
 /// Packs on their way.
 pub(super) struct Uploads {
     store: Arc<dyn Store>,
-    permits: Arc<Semaphore>,
-    width: u32,
+    /// One for each KiB that may be on its way.
+    room: Arc<Semaphore>,
+    room_kib: u32,
     unindexed: Mutex<Vec<IndexedPack>>,
     stored_bytes: AtomicU64,
 }
 
 impl Uploads {
-    pub(super) fn new(store: Arc<dyn Store>, width: usize) -> Self {
+    /// At most `max_bytes` are on their way; a larger pack goes alone.
+    pub(super) fn new(store: Arc<dyn Store>, max_bytes: usize) -> Self {
+        // The semaphore's own limit is above 2^28 on every platform.
+        let room_kib = (max_bytes / KIB).clamp(1, 1 << 28);
         Self {
             store,
-            permits: Arc::new(Semaphore::new(width)),
-            width: u32::try_from(width).unwrap_or(u32::MAX),
+            room: Arc::new(Semaphore::new(room_kib)),
+            room_kib: u32::try_from(room_kib).expect("at most 2^28"),
             unindexed: Mutex::new(Vec::new()),
             stored_bytes: AtomicU64::new(0),
         }
     }
 
-    /// Waits for a free place, then stores the pack in the background.
+    /// Waits for room, then stores the pack in the background.
     pub(super) async fn submit(&self, shared: &Arc<Shared>, pack: SealedPack) -> Result<(), RepoError> {
+        let kib = u32::try_from(pack.bytes.len().div_ceil(KIB)).unwrap_or(u32::MAX);
         let permit = self
-            .permits
+            .room
             .clone()
-            .acquire_owned()
+            .acquire_many_owned(kib.min(self.room_kib))
             .await
             .map_err(|_| RepoError::Internal { what: "uploads are closed".to_owned() })?;
         shared.check()?;
@@ -70,14 +80,15 @@ impl Uploads {
 
     /// Waits until every upload has ended.
     pub(super) async fn drain(&self, shared: &Shared) -> Result<(), RepoError> {
-        let all = self.permits.acquire_many(self.width).await;
+        let all = self.room.acquire_many(self.room_kib).await;
         drop(all);
         shared.check()
     }
 
-    /// Packs stored but not listed in an index object yet.
-    pub(super) fn unindexed(&self) -> usize {
-        self.unindexed.lock().unwrap_or_else(PoisonError::into_inner).len()
+    /// Whether `packs` of them are stored but not listed in an index object yet, or enough to fill one.
+    pub(super) fn fill_an_index(&self, packs: usize) -> bool {
+        let unindexed = self.unindexed.lock().unwrap_or_else(PoisonError::into_inner);
+        unindexed.len() >= packs || frames_in(&unindexed) >= INDEX_FRAMES_MAX
     }
 
     /// Bytes of the objects stored so far.
@@ -86,11 +97,28 @@ impl Uploads {
     }
 
     fn take_unindexed(&self) -> Vec<IndexedPack> {
-        std::mem::take(&mut *self.unindexed.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut unindexed = self.unindexed.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = fitting(&unindexed);
+        let rest = unindexed.split_off(count);
+        std::mem::replace(&mut *unindexed, rest)
     }
 }
 
-/// Lists the stored packs in a new index object; returns its id and how many packs it lists.
+fn frames_in(packs: &[IndexedPack]) -> usize {
+    packs.iter().map(|pack| pack.frames.len()).sum()
+}
+
+/// How many of the packs go into one index object: one at least.
+fn fitting(packs: &[IndexedPack]) -> usize {
+    let mut frames = 0;
+    let fits = |pack: &&IndexedPack| {
+        frames += pack.frames.len();
+        frames <= INDEX_FRAMES_MAX
+    };
+    packs.iter().take_while(fits).count().max(1).min(packs.len())
+}
+
+/// Lists stored packs in a new index object, as many as go into one; returns its id and their number.
 pub(super) async fn write_index(
     repo: &Repository,
     shared: &Shared,
@@ -117,4 +145,36 @@ pub(super) async fn write_index(
     let ids: Vec<_> = index.packs.iter().map(|pack| pack.id).collect();
     shared.dedup().indexed(&ids, id);
     Ok(Some((id, ids.len())))
+}
+
+#[cfg(test)]
+mod tests {
+    use capy_format::{ChunkClass, FrameInfo, FrameKind};
+    use capy_types::{ChunkId, PackId};
+
+    use super::*;
+
+    fn pack(frames: usize) -> IndexedPack {
+        let frame = FrameInfo {
+            chunk: ChunkId::from_bytes([1; 32]),
+            kind: FrameKind::Full,
+            class: ChunkClass::Data,
+            compression: 1,
+            offset: 64,
+            stored_len: 1000,
+            plain_len: 4096,
+            base: None,
+        };
+        IndexedPack { id: PackId::from_bytes([2; 24]), size: 1, frames: vec![frame; frames] }
+    }
+
+    #[test]
+    fn an_index_object_takes_packs_until_it_has_enough_frames_and_always_one() {
+        let of = |frames: &[usize]| fitting(&frames.iter().map(|count| pack(*count)).collect::<Vec<_>>());
+        assert_eq!(of(&[]), 0);
+        assert_eq!(of(&[500; 100]), 100);
+        assert_eq!(of(&[65_536; 3]), 2, "two full packs of tiny deltas");
+        assert_eq!(of(&[65_536, 65_537, 1]), 1);
+        assert_eq!(of(&[INDEX_FRAMES_MAX + 1, 1]), 1);
+    }
 }

@@ -14,6 +14,7 @@ use capy_types::{ChunkId, Entropy, PackId, RepositoryId};
 
 use super::base::{Base, Bases, Candidate};
 use super::batch::{Batch, Piece};
+use super::budget::PackBudget;
 use super::dedup::Dedup;
 use super::last::LastPacks;
 use super::session::UsedPacks;
@@ -91,17 +92,17 @@ impl Shared {
         options: &IngestOptions,
         index: SharedIndex,
         level: i32,
-        pack_bytes: usize,
+        packs: PackBudget,
     ) -> Self {
         Self {
             keys: repo.keys().clone(),
             repository: repo.id(),
             entropy: repo.env().entropy.clone(),
-            uploads: Uploads::new(repo.store().clone(), options.uploads),
+            uploads: Uploads::new(repo.store().clone(), packs.upload_bytes),
             last_packs: LastPacks::default(),
             inspector: options.inspector.clone(),
             level,
-            pack_bytes,
+            pack_bytes: packs.pack_bytes,
             dedup: Mutex::new(Dedup::new(index.clone())),
             index,
             bases: OnceLock::new(),
