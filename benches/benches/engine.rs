@@ -160,6 +160,26 @@ fn ingest(criterion: &mut Criterion, scene: &LazyCell<Scene>) {
     });
 }
 
+/// How the first backup gets faster with workers, as far as this machine has cores and once beyond: kept
+/// in memory, so that no disk bends the curve.
+fn jobs(criterion: &mut Criterion, scene: &LazyCell<Scene>) {
+    let mut group = group(criterion, "jobs");
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    for jobs in (0..7).map(|power| 1 << power).take_while(|jobs| *jobs <= 2 * cores) {
+        let mut options = BackupOptions::new("main".parse().expect("a valid name"));
+        (options.jobs, options.memory_bytes) = (Some(jobs), Some(1024 * MIB));
+        let first = |repository: Repository| {
+            let source = BackupSource::tar(&scene.first);
+            let taken = repository.backup(&scene.ctx, source, options.clone());
+            (scene.runtime.block_on(taken).expect("it is a base backup"), repository)
+        };
+        group.bench_function(id(&format!("first, {jobs} jobs")), |bencher| {
+            let memory = || scene.runtime.block_on(init(Location::new("memory://")));
+            bencher.iter_batched(memory, first, BatchSize::PerIteration);
+        });
+    }
+}
+
 fn restore(criterion: &mut Criterion, scene: &LazyCell<Scene>) {
     let mut group = group(criterion, "restore");
     let latest = "main/latest".parse().expect("a valid selector");
@@ -199,6 +219,7 @@ fn verify(criterion: &mut Criterion, scene: &LazyCell<Scene>) {
 fn engine(criterion: &mut Criterion) {
     let scene: LazyCell<Scene> = LazyCell::new(Scene::new);
     ingest(criterion, &scene);
+    jobs(criterion, &scene);
     restore(criterion, &scene);
     verify(criterion, &scene);
 }

@@ -40,6 +40,7 @@ mod explain;
 mod info;
 pub mod inspect;
 mod keys;
+mod limits;
 mod location;
 mod manifest;
 mod metered;
@@ -75,6 +76,7 @@ pub use info::{
     PinInfo, PostgresInfo, TablespaceInfo, VerificationState,
 };
 pub use keys::{KeyKind, KeySlotInfo};
+pub use limits::{Limit, Limits};
 pub use location::{Key, Location, StoreRates};
 pub use probe::probe;
 pub use report::{BackupReport, Defect, RestoreReport, Stage, VerifyLevel, VerifyReport, WalRange};

@@ -10,7 +10,7 @@ use std::time::Duration;
 use capy_types::{BackupKey, Lsn, TimelineId};
 use serde::{Serialize, Serializer};
 
-use crate::{BackupInfo, BackupState, BackupStats, RecoveryChoice};
+use crate::{BackupInfo, BackupState, BackupStats, Limits, RecoveryChoice};
 
 /// Most findings kept in a report, in a record and in memory; the rest are counted. At about
 /// 200 bytes each this is 200 kB.
@@ -92,6 +92,8 @@ pub struct BackupReport {
     pub elapsed: Duration,
     /// Where the time went.
     pub stages: Vec<Stage>,
+    /// What it waited for, and so what would have to be faster.
+    pub limits: Limits,
     /// What is wrong with what was stored: page checksums, `backup_manifest`. The first of them.
     pub problems: Vec<String>,
     /// How many problems there are in all; when not zero, the backup is marked damaged.

@@ -180,3 +180,25 @@ fn rates_are_taken_with_units_and_refused_without_sense() {
     assert_eq!(std::fs::read(cli.path("out").join("x")).expect("restored"), b"content");
     cli.run(&["verify", "--read-rate", "fast"]).with_code(2);
 }
+
+#[test]
+fn what_a_backup_waited_for_is_told() {
+    let cli = Cli::with_repository();
+    // A generator's own bytes (xorshift64): nothing to compress.
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    let data: Vec<u8> = (0..1 << 19).flat_map(|_| next()).collect();
+    for (rate, expected) in [("--upload-rate", "store"), ("--read-rate", "source")] {
+        let backup = ["backup", "--cluster", "main", "--stdin-as", "x", "--json", rate, "4M"];
+        let limits = &cli.run_with_input(&backup, &data).ok().json()["limits"];
+        assert_eq!(limits["limited_by"], expected, "{limits}");
+    }
+    let text =
+        cli.run_with_input(&["backup", "--cluster", "third", "--stdin-as", "x"], b"little").ok().text();
+    assert!(text.contains("limited by"), "{text}");
+}

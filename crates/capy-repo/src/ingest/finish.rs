@@ -1,5 +1,7 @@
 //! The end of an ingest: everything made durable, then visible at one stroke, or given up.
 
+use std::time::Instant;
+
 use capy_format::{BackupEntry, BackupRecord, BackupState, ObjectKind, names};
 use capy_objects::StoreErrorKind;
 use capy_types::Nonce;
@@ -28,10 +30,12 @@ impl Ingest {
         }
         self.to_workers = None;
         while self.received < self.sent {
+            let waiting = Instant::now();
             let result = tokio::select! {
                 result = self.results.recv() => result,
                 () = self.ctx.cancel.cancelled() => return Err(RepoError::Cancelled),
             };
+            self.waited_for_workers += waiting.elapsed();
             self.shared.check()?;
             let result = result
                 .map_err(|_| RepoError::Internal { what: "a worker left without a result".to_owned() })?;
@@ -41,16 +45,21 @@ impl Ingest {
         }
         self.join_workers().await?;
         let manifest = self.assembler.finish(&self.shared)?;
+        let draining = Instant::now();
         self.store_full_meta_packs().await?;
         last::store(&self.shared).await?;
         self.shared.uploads.drain(&self.shared).await?;
         self.write_indexes().await?;
+        // Workers are idle both when their feeder is slow and when the store is. In the first case it
+        // does not wait for them.
+        let workers_waited = self.shared.workers_waited() / u32::try_from(self.options.jobs).unwrap_or(1);
+        let waited_for_store = self.waited_for_workers.min(workers_waited) + draining.elapsed();
         let mut stats = self.shared.stats();
         self.assembler.add_counts(&mut stats);
         let mut stages = self.shared.stages();
         stages.insert(0, ("cut", self.cutting));
         stages.push(("wait for workers", self.waited_for_workers));
-        let flushed = Flushed { manifest, stats, stages };
+        let flushed = Flushed { manifest, stats, stages, waited_for_store };
         self.flushed = Some(flushed.clone());
         Ok(flushed)
     }

@@ -92,4 +92,7 @@ pub struct Flushed {
     pub stats: Stats,
     /// Where the time went: stage and the time spent in it, summed over threads.
     pub stages: Vec<(&'static str, Duration)>,
+    /// For how long the feeder was kept waiting by the store: by packs on their way to it, and by the
+    /// chunks that deltas are taken against. What else it waited is the processor's.
+    pub waited_for_store: Duration,
 }

@@ -67,6 +67,7 @@ struct Counters {
     hash_nanos: AtomicU64,
     compress_nanos: AtomicU64,
     upload_wait_nanos: AtomicU64,
+    idle_nanos: AtomicU64,
 }
 
 /// What the feeder, the workers and the uploads share.
@@ -168,6 +169,12 @@ impl Shared {
         }
     }
 
+    /// For how long the workers had nothing to do or nowhere to put it, summed over them.
+    pub(super) fn workers_waited(&self) -> Duration {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Duration::from_nanos(get(&self.counters.idle_nanos) + get(&self.counters.upload_wait_nanos))
+    }
+
     pub(super) fn stages(&self) -> Vec<(&'static str, Duration)> {
         let get = |counter: &AtomicU64| Duration::from_nanos(counter.load(Ordering::Relaxed));
         vec![
@@ -212,7 +219,7 @@ impl Worker {
 
     /// Works until the feeder has closed its channel and no batch waits, then hands on the last pack.
     pub(super) fn run(mut self) {
-        while let Ok(job) = self.jobs.recv_blocking() {
+        while let Some(job) = self.next() {
             let failed = self.shared.check().is_err();
             match job {
                 Job::Fresh(batch, _) if failed => self.give_back(batch, Vec::new()),
@@ -227,6 +234,13 @@ impl Worker {
         } else if let Err(error) = self.hand_on(pack) {
             self.shared.fail(error);
         }
+    }
+
+    fn next(&self) -> Option<Job> {
+        let started = Instant::now();
+        let job = self.jobs.recv_blocking().ok();
+        add_elapsed(&self.shared.counters.idle_nanos, started);
+        job
     }
 
     fn give_back(&self, mut batch: Batch, chunks: Vec<ChunkResult>) {

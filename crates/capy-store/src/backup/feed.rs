@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use capy_format::{ArchiveHeader, ArchiveKind, Meta};
 use capy_postgres::ArchiveKind as SourceKind;
@@ -33,6 +34,8 @@ const DATA_CORRUPTED: &str = "XX001";
 pub(super) struct Fed {
     /// Bytes read, with all framing.
     pub(super) read_bytes: u64,
+    /// For how long there was nothing to do until the source, or a limit on it, gave more.
+    pub(super) waited: Duration,
     /// It is a base backup, not a stream.
     pub(super) is_base: bool,
     pub(super) kept: Kept,
@@ -87,7 +90,9 @@ impl<'a> Feeder<'a> {
                     self.fed.read_bytes += bytes.len() as u64;
                     self.ctx.progress.advance(bytes.len() as u64);
                     if let Some(pace) = &self.pace {
+                        let since = Instant::now();
                         pace.pass(bytes.len() as u64).await;
+                        self.fed.waited += since.elapsed();
                     }
                     self.data(&bytes).await?;
                 }
@@ -107,7 +112,10 @@ impl<'a> Feeder<'a> {
     /// The next event. The server's verdict that pages are damaged comes after the last byte, as an
     /// error: the backup is whole all the same, and worth keeping.
     async fn next(&mut self, source: &mut Source) -> Result<Option<SourceEvent>> {
-        match source.next().await {
+        let since = Instant::now();
+        let next = source.next().await;
+        self.fed.waited += since.elapsed();
+        match next {
             Err(PostgresError::Server(verdict))
                 if verdict.code == DATA_CORRUPTED && self.archive.is_none() && self.fed.is_base =>
             {

@@ -32,7 +32,7 @@ pub use source::BackupSource;
 use crate::rate::Pace;
 use crate::report::{Findings, Stage};
 use crate::repository::cancellable;
-use crate::{BackupReport, Error, Repository, Result, convert, manifest};
+use crate::{BackupReport, Error, Limits, Repository, Result, convert, manifest};
 use feed::{Fed, Feeder};
 use pages::PageChecker;
 
@@ -195,11 +195,13 @@ struct Stored {
     facts: Option<capy_format::PostgresFacts>,
     notices: Vec<String>,
     stages: Vec<Stage>,
+    limits: Limits,
 }
 
 impl Taking<'_> {
     async fn store(&self, mut source: Source, ingest: &mut Ingest) -> Result<Stored> {
-        let since = Instant::now();
+        let began = Instant::now();
+        let since = began;
         self.ctx.progress.phase(Phase::Backup, source.total_bytes());
         let checker = self.options.check_pages.then(|| Arc::clone(&self.pages));
         let fed = Feeder::new(self.ctx, ingest, checker, self.options.read_rate.map(Pace::new))
@@ -211,6 +213,7 @@ impl Taking<'_> {
         self.ctx.progress.phase(Phase::Commit, None);
         let flushed = ingest.flush().await?;
         stages.push(stage("flushing", since));
+        let limits = Limits::of(began.elapsed(), fed.waited, flushed.waited_for_store);
         stages.extend(flushed.stages.iter().map(|(name, elapsed)| Stage { name, elapsed: *elapsed }));
 
         let since = Instant::now();
@@ -230,12 +233,12 @@ impl Taking<'_> {
             facts = Some(known);
             stages.push(stage("comparing backup_manifest", since));
         }
-        Ok(Stored { fed, flushed, findings, facts, notices, stages })
+        Ok(Stored { fed, flushed, findings, facts, notices, stages, limits })
     }
 
     async fn commit(&self, ingest: Ingest, stored: Stored) -> Result<BackupReport> {
         let since = Instant::now();
-        let Stored { fed, flushed, findings, facts, notices, mut stages } = stored;
+        let Stored { fed, flushed, findings, facts, notices, mut stages, limits } = stored;
         let state = if findings.is_empty() {
             capy_format::BackupState::Complete
         } else {
@@ -267,6 +270,7 @@ impl Taking<'_> {
             read_bytes: fed.read_bytes,
             elapsed: self.begun.elapsed(),
             stages,
+            limits,
             problems: findings.first,
             problems_total: findings.total,
             notices,
