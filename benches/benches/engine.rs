@@ -1,6 +1,8 @@
 //! End to end over [`capy_store`]: a base backup into an encrypted repository, again, changed by
 //! 5 %, out again as a directory and as a tar, and proven by `verify --full`.
 //!
+//! Then with 1, 2, 4 … workers, and into a real S3 server beside what that server takes by itself.
+//!
 //! The repository is a directory of the temporary directory's disk; every object is synced, as in
 //! earnest. `in memory` leaves the disk out. The backup is a tar of 1 GiB read through the page
 //! cache, with page checksums and a `backup_manifest`, both checked; criterion's `--quick` makes it
@@ -11,19 +13,24 @@ use std::cell::LazyCell;
 use std::fs::{self, File};
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use capy_benches::Cluster;
+use capy_objects::{Store, open_store};
 use capy_store::{
     BackupOptions, BackupReport, BackupSource, Ctx, InitOptions, Key, Location, Repository, RestoreOptions,
     TarTarget, VerifyLevel, VerifyOptions, VerifyScope,
 };
+use capy_testkit::S3Server;
 use capy_types::limits::MIB;
 use criterion::measurement::WallTime;
 use criterion::{
     BatchSize, BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group,
     criterion_main,
 };
+use futures::{StreamExt, TryStreamExt, stream};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -215,6 +222,75 @@ fn verify(criterion: &mut Criterion, scene: &LazyCell<Scene>) {
     });
 }
 
+/// A real S3 server on this machine: a first backup into it and out of it, and what the server itself
+/// takes: the same objects stored and fetched with nothing done to them. Both share the processors.
+fn s3(criterion: &mut Criterion, scene: &LazyCell<Scene>) {
+    let mut group = group(criterion, "s3");
+    let server: LazyCell<S3Server> = LazyCell::new(S3Server::start);
+    let options = |server: &S3Server| {
+        let find = |name: &str| server.env().into_iter().find(|(known, _)| *known == name);
+        Location::options_from_vars(|name| find(name).map(|(_, value)| value))
+            .expect("it says how to reach it")
+    };
+    let place = |server: &S3Server| Location::new(server.fresh_url()).with_options(options(server));
+    let first = |repository: Repository| (scene.back_up(&repository, &scene.first), repository);
+
+    group.bench_function(id("first"), |bencher| {
+        let remote = || scene.runtime.block_on(init(place(&server)));
+        bencher.iter_batched(remote, first, BatchSize::PerIteration);
+    });
+    group.bench_function(id("tar"), |bencher| {
+        let (_, repository) = first(scene.runtime.block_on(init(place(&server))));
+        let latest = "main/latest".parse().expect("a valid selector");
+        bencher.iter(|| {
+            let nowhere = TarTarget::writer(tokio::io::sink());
+            let restoring = repository.restore_tar(&scene.ctx, &latest, nowhere);
+            scene.runtime.block_on(restoring).expect("it is whole")
+        });
+    });
+    let packs = LazyCell::new(|| packs_in(&scene.holding.directory.path().join("packs")));
+    let open = || {
+        let (url, options) = (server.fresh_url(), options(&server));
+        scene.runtime.block_on(open_store(&url, &options, true)).expect("it can be reached")
+    };
+    let put_all = |store: &Arc<dyn Store>| {
+        let puts = packs.iter().enumerate().map(|(n, pack)| {
+            let (store, pack) = (store.clone(), pack.clone());
+            async move { store.put_new(&format!("packs/{n}"), pack).await }
+        });
+        let all = stream::iter(puts).buffer_unordered(2).try_collect::<Vec<()>>();
+        scene.runtime.block_on(all).expect("it takes them");
+    };
+    group.bench_function(id("its packs put as they are"), |bencher| {
+        bencher.iter_batched(open, |store| put_all(&store), BatchSize::PerIteration);
+    });
+    group.bench_function(id("its packs got as they are"), |bencher| {
+        let store = open();
+        put_all(&store);
+        bencher.iter(|| {
+            let gets = (0..packs.len()).map(|n| {
+                let store = store.clone();
+                async move { store.get(&format!("packs/{n}"), u64::MAX).await.map(|bytes| bytes.len()) }
+            });
+            let all = stream::iter(gets).buffer_unordered(4).try_collect::<Vec<usize>>();
+            scene.runtime.block_on(all).expect("it has them")
+        });
+    });
+}
+
+/// The packs of a repository on disk.
+fn packs_in(directory: &Path) -> Vec<Bytes> {
+    let mut packs = Vec::new();
+    for entry in fs::read_dir(directory).expect("it is a directory") {
+        let path = entry.expect("nobody changes it").path();
+        match path.is_dir() {
+            true => packs.extend(packs_in(&path)),
+            false => packs.push(fs::read(path).expect("nobody changes it").into()),
+        }
+    }
+    packs
+}
+
 /// The tars are made when the first bench that was asked for needs them, and go with the scene.
 fn engine(criterion: &mut Criterion) {
     let scene: LazyCell<Scene> = LazyCell::new(Scene::new);
@@ -222,6 +298,7 @@ fn engine(criterion: &mut Criterion) {
     jobs(criterion, &scene);
     restore(criterion, &scene);
     verify(criterion, &scene);
+    s3(criterion, &scene);
 }
 
 criterion_group!(benches, engine);
