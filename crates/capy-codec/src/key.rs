@@ -153,6 +153,35 @@ impl ChunkNamer {
     pub fn name(&self, plaintext: &[u8]) -> ChunkId {
         ChunkId::from_bytes(*blake3::keyed_hash(&self.0, plaintext).as_bytes())
     }
+
+    /// Begins to name a plaintext that comes in pieces.
+    #[must_use]
+    pub fn begin(&self) -> Naming {
+        Naming(blake3::Hasher::new_keyed(&self.0))
+    }
+}
+
+/// A name in the making: the same as [`ChunkNamer::name`] of all pieces put together. Pieces of many
+/// KiB are hashed as fast as the whole would be.
+pub struct Naming(blake3::Hasher);
+
+impl fmt::Debug for Naming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Naming(redacted)")
+    }
+}
+
+impl Naming {
+    /// Adds the next piece.
+    pub fn add(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// The name of what was added.
+    #[must_use]
+    pub fn finish(&self) -> ChunkId {
+        ChunkId::from_bytes(*self.0.finalize().as_bytes())
+    }
 }
 
 #[cfg(test)]
@@ -185,6 +214,9 @@ mod tests {
             (&long, "e200eacb43e56642838cda30f81af5b9d7e6b72e743be0b55838562dc2c1ee70"),
         ] {
             assert_eq!(namer.name(plain).to_string(), expected, "{} bytes", plain.len());
+            let mut naming = namer.begin();
+            plain.chunks(1000).for_each(|piece| naming.add(piece));
+            assert_eq!(naming.finish().to_string(), expected, "{} bytes in pieces", plain.len());
         }
     }
 
@@ -248,5 +280,6 @@ mod tests {
             shown,
             "MasterKey(redacted) RepositoryKeys(redacted) ChunkNamer(redacted) SealKey(redacted)"
         );
+        assert_eq!(format!("{:?}", keys.chunk_namer().begin()), "Naming(redacted)");
     }
 }

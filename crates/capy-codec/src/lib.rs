@@ -20,10 +20,10 @@ mod slot;
 
 pub use chunk::{CdcSizes, Cutter, Gear, SizesError};
 pub use compress::{
-    CompressError, Compression, Compressor, DecompressError, Decompressor, UnknownCompression,
+    CompressError, Compression, Compressor, DecompressError, Decompressor, UnknownCompression, Unpacking,
 };
 pub use crc::join_crc32c;
 pub use delta::{DeltaDecoder, DeltaEncoder, can_be_base};
-pub use key::{ChunkNamer, MasterKey, RepositoryKeys};
+pub use key::{ChunkNamer, MasterKey, Naming, RepositoryKeys};
 pub use seal::{OpenError, SealKey, Suite, TAG_BYTES};
 pub use slot::{KdfParams, SlotSecret, UnwrapError, WrappedKey, unwrap_key, wrap_key};

@@ -162,3 +162,48 @@ proptest! {
         }
     }
 }
+
+fn unpack(compression: Compression, stored: &[u8], plain_len: usize) -> Result<Vec<u8>, DecompressError> {
+    let mut unpacking = Unpacking::new(compression, stored, plain_len)?;
+    let mut out = Vec::new();
+    while let Some(block) = unpacking.next_block()? {
+        out.extend_from_slice(block);
+    }
+    Ok(out)
+}
+
+#[test]
+fn a_long_plaintext_is_stored_in_the_same_way_and_unpacked_in_blocks() {
+    let text: Vec<u8> =
+        (0..300_000_u32).flat_map(|n| format!("row {n} of {}\n", n % 97).into_bytes()).collect();
+    let noise = random(5, 1 << 20);
+    for level in [1, 3, 9] {
+        for plain in [&text[..], &text[..262_144], &text[..262_145], &noise, b"", b"x"] {
+            let (mut long, mut short) = (b"before".to_vec(), b"before".to_vec());
+            let mut compressor = Compressor::for_wal(level).unwrap();
+            let compression = compressor.compress_long(plain, &mut long).unwrap();
+            assert_eq!(compressor.compress(plain, &mut short).unwrap(), compression);
+            assert!(long == short, "level {level}, {} bytes", plain.len());
+            let back = unpack(compression, &long[6..], plain.len());
+            assert!(back.unwrap() == plain, "level {level}, {} bytes", plain.len());
+        }
+    }
+}
+
+#[test]
+fn blocks_are_refused_that_are_damaged_or_of_another_length() {
+    let plain: Vec<u8> = (0..600_000_u32).map(|n| (n / 7 % 251) as u8).collect();
+    let (compression, stored) = compress(&plain);
+    assert_eq!(compression, Compression::Zstd);
+    for len in [0, plain.len() - 1, plain.len() + 1] {
+        let expected = DecompressError::Length { expected: len, found: plain.len() };
+        assert_eq!(unpack(compression, &stored, len), Err(expected));
+    }
+    for cut in (0..stored.len()).step_by(stored.len() / 40 + 1) {
+        assert!(unpack(compression, &stored[..cut], plain.len()).is_err(), "cut at {cut}");
+    }
+    let longer = [&stored[..], &stored[..]].concat();
+    assert!(unpack(compression, &longer, plain.len()).is_err());
+    assert!(unpack(compression, &longer, 2 * plain.len()).is_err());
+    assert!(unpack(Compression::Raw, &plain, plain.len() + 1).is_err());
+}
