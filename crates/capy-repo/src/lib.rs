@@ -31,4 +31,6 @@ pub use read::{
 };
 pub use repository::{InitOptions, Repository};
 pub use verify::{AffectedDefect, StructureReport, verify_structure};
-pub use wal::{ListedWal, ReadWal, StoredPart, StoredWal, WAL_OBJECT_MAX_BYTES, WalCatalog, WalParts};
+pub use wal::{
+    ListedWal, ReadWal, StoredContent, StoredPart, StoredWal, WAL_OBJECT_MAX_BYTES, WalCatalog, WalParts,
+};

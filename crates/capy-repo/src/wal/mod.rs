@@ -11,11 +11,13 @@
 
 mod archive;
 mod catalog;
+mod content;
 mod gather;
 mod parts;
 mod points;
 mod store;
 
 pub use catalog::{ListedWal, WalCatalog};
+pub use content::{ReadWal, StoredContent};
 pub use parts::{StoredPart, WalParts};
-pub use store::{ReadWal, StoredWal, WAL_OBJECT_MAX_BYTES};
+pub use store::{StoredWal, WAL_OBJECT_MAX_BYTES};

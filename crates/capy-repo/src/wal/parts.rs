@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use capy_format::ObjectKind;
 use capy_format::names::{self, WalPartName};
 use capy_objects::StoreErrorKind;
-use capy_types::{ClusterName, ErrorKind, Nonce, WalFile};
+use capy_types::{ClusterName, ErrorKind, WalFile};
 use futures::{StreamExt, TryStreamExt};
 
 use super::WAL_OBJECT_MAX_BYTES;
@@ -65,7 +65,7 @@ impl Repository {
         let end =
             end.ok_or_else(|| RepoError::Internal { what: format!("{segment}: a part beyond 4 GiB") })?;
         let name = names::wal_part(cluster, &WalPartName { segment: segment.clone(), start, end });
-        let object = self.seal_part(&name, bytes)?;
+        let object = Bytes::from(self.seal_content(&name, bytes)?);
         let stored_bytes = object.len() as u64;
         loop {
             match self.store().put_new(&name, object.clone()).await {
@@ -83,18 +83,6 @@ impl Repository {
                 Err(error) => return Err(error),
             }
         }
-    }
-
-    fn seal_part(&self, name: &str, bytes: &[u8]) -> Result<Bytes, RepoError> {
-        let (keys, level) = (self.keys(), self.config().compression_level);
-        let nonce = Nonce::random(&*self.env().entropy);
-        let object = sealed::seal_at_level(keys, self.id(), ObjectKind::Wal, name, nonce, bytes, level)?;
-        if sealed::open(keys, self.id(), ObjectKind::Wal, name, &object)?.1 != bytes {
-            let problem =
-                "what was sealed does not open to the same bytes: a fault of this machine's memory?";
-            return Err(RepoError::Inconsistent { object: name.to_owned(), problem: problem.to_owned() });
-        }
-        Ok(object)
     }
 
     /// The segments that have parts, and how many bytes of each, from its beginning on and without a

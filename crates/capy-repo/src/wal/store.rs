@@ -1,14 +1,14 @@
-//! Storing and reading one WAL file.
+//! Storing one WAL file, and reading its facts.
 //!
-//! Invariant: [`Repository::put_wal`] answers only when the file is durable; before it is stored,
-//! the object was opened again and compared, so that a fault of memory or codec does not become a
-//! hole in the archive.
+//! Invariant: [`Repository::put_wal`] answers only when the file is durable; what it stores was opened
+//! again and compared.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use capy_format::{HEADER_BYTES, ObjectKind, WAL_TRAILER_BYTES, WalFacts, WalTrailer, names, split_wal};
 use capy_objects::StoreErrorKind;
-use capy_types::{ClusterName, Nonce, WalFile};
+use capy_types::{ClusterName, WalFile};
 
+use super::ReadWal;
 use crate::{RepoError, Repository, sealed};
 
 /// Largest WAL object in bytes: a segment of 1 GiB that does not compress, and its facts.
@@ -34,15 +34,6 @@ pub enum StoredWal {
         /// The name of the object that holds the new bytes.
         kept_as: String,
     },
-}
-
-/// A WAL file, read and matched against its content id.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReadWal {
-    /// What is known about it.
-    pub facts: WalFacts,
-    /// Its bytes.
-    pub bytes: Bytes,
 }
 
 impl Repository {
@@ -96,49 +87,6 @@ impl Repository {
         }
     }
 
-    fn seal_wal(&self, name: &str, facts: &WalFacts, bytes: &Bytes) -> Result<Bytes, RepoError> {
-        let nonce = || Nonce::random(&*self.env().entropy);
-        let (keys, level) = (self.keys(), self.config().compression_level);
-        let file = sealed::seal_at_level(keys, self.id(), ObjectKind::Wal, name, nonce(), bytes, level)?;
-        let (_, back) = sealed::open(keys, self.id(), ObjectKind::Wal, name, &file)?;
-        if back != *bytes {
-            return Err(RepoError::Inconsistent {
-                object: name.to_owned(),
-                problem: "what was sealed does not open to the same bytes: a fault of this machine's memory?"
-                    .to_owned(),
-            });
-        }
-        let json = serde_json::to_vec(facts).expect("facts are plain data");
-        let facts = sealed::seal(keys, self.id(), ObjectKind::WalFacts, name, nonce(), &json)?;
-        let facts_len = u32::try_from(facts.len()).expect("facts are bounded");
-        let mut object = BytesMut::with_capacity(file.len() + facts.len() + WAL_TRAILER_BYTES);
-        object.extend_from_slice(&file);
-        object.extend_from_slice(&facts);
-        object.extend_from_slice(&WalTrailer { facts_len }.encode());
-        Ok(object.freeze())
-    }
-
-    /// Reads a file of the archive.
-    ///
-    /// # Errors
-    /// A missing object ([`RepoError::is_missing_object`]) is the store's word that the archive
-    /// lacks the file; Corrupt when it does not authenticate, decode or match its content id; other
-    /// store errors say nothing about whether it exists.
-    ///
-    /// # Cancellation
-    /// Safe to drop; nothing is written.
-    pub async fn get_wal(&self, cluster: &ClusterName, file: &WalFile) -> Result<ReadWal, RepoError> {
-        let name = names::wal(cluster, file);
-        let object = self.store().get(&name, WAL_OBJECT_MAX_BYTES).await?;
-        let (sealed_file, sealed_facts) = split_wal(&name, &object, 0)?;
-        let facts = self.open_facts(&name, sealed_facts)?;
-        let (_, bytes) = sealed::open(self.keys(), self.id(), ObjectKind::Wal, &name, sealed_file)?;
-        if self.keys().chunk_namer().name(&bytes) != facts.content || facts.file != *file {
-            return Err(RepoError::Unauthentic { object: name });
-        }
-        Ok(ReadWal { facts, bytes: bytes.into() })
-    }
-
     /// Reads the facts of a file whose object is `object_bytes` long.
     ///
     /// # Errors
@@ -183,7 +131,7 @@ impl Repository {
         Ok(())
     }
 
-    fn open_facts(&self, name: &str, object: &[u8]) -> Result<WalFacts, RepoError> {
+    pub(super) fn open_facts(&self, name: &str, object: &[u8]) -> Result<WalFacts, RepoError> {
         let (_, json) = sealed::open(self.keys(), self.id(), ObjectKind::WalFacts, name, object)?;
         Ok(WalFacts::from_json(name, &json)?)
     }

@@ -106,7 +106,7 @@ impl Archive {
         // Less than a header is nothing yet.
         let Some(found) = found else { return Ok(()) };
         let is_open = matches!(found, Found::Tail(_));
-        let facts = facts_of(&file, &found.into_bytes(), repository.clock().now()).ok();
+        let facts = facts_of(&file, &found.into_bytes()?, repository.clock().now()).ok();
         if let Some(facts) = facts.and_then(|facts| facts.segment) {
             self.segments.insert(name, facts);
             self.open.extend(is_open.then_some(name));

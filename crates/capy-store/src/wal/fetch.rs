@@ -9,6 +9,7 @@ use capy_types::{ClusterName, Ctx, ErrorKind, WalFile};
 use serde::Serialize;
 use tracing::instrument;
 
+use super::tail::Found;
 use crate::repository::cancellable;
 use crate::{Error, Repository, Result};
 
@@ -61,9 +62,8 @@ impl Repository {
             let Some(found) = self.find_wal(cluster, file).await.map_err(fault)? else {
                 return Err(self.absent(cluster, file).await);
             };
-            let bytes = found.into_bytes();
-            let size_bytes = bytes.len() as u64;
-            let writing = tokio::task::spawn_blocking(move || write_file(&target, &bytes));
+            let size_bytes = found.size_bytes();
+            let writing = tokio::task::spawn_blocking(move || write_file(&target, &found));
             let written = writing.await.map_err(|_| Error::new(ErrorKind::Internal, "a thread panicked"))?;
             written.map_err(fault)?;
             let (cluster, file) = (cluster.clone(), file.clone());
@@ -96,7 +96,7 @@ fn fault(error: Error) -> Error {
 }
 
 /// Writes beside the target, flushes, renames.
-fn write_file(target: &Path, bytes: &[u8]) -> Result<()> {
+fn write_file(target: &Path, found: &Found) -> Result<()> {
     let failed = |error| Error::io(format!("write {}", target.display()), error);
     let name = target.file_name().ok_or_else(|| Error::invalid("the target is no file name"))?;
     let directory = match target.parent() {
@@ -107,14 +107,20 @@ fn write_file(target: &Path, bytes: &[u8]) -> Result<()> {
     let write = || {
         use std::os::unix::fs::OpenOptionsExt;
         let options = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).clone();
-        let mut file = options.open(&beside)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&beside, target)?;
-        std::fs::File::open(directory)?.sync_all()
+        let mut file = options.open(&beside).map_err(failed)?;
+        make_room(&file, found.size_bytes());
+        found.unpack(|block| file.write_all(block))?;
+        file.sync_all().map_err(failed)?;
+        std::fs::rename(&beside, target).map_err(failed)?;
+        std::fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
     };
-    write().map_err(|error| {
+    write().inspect_err(|_| {
         let _ = std::fs::remove_file(&beside);
-        failed(error)
     })
+}
+
+/// Gives a file that will be written its blocks at once, which costs less than one by one. Where the
+/// file system cannot, or is full, the writing will tell.
+pub(super) fn make_room(file: &std::fs::File, size_bytes: u64) {
+    let _ = rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, size_bytes);
 }

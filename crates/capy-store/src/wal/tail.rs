@@ -12,6 +12,7 @@
 use bytes::{Bytes, BytesMut};
 use capy_format::names;
 use capy_postgres::TimelineHistory;
+use capy_repo::StoredContent;
 use capy_types::{ClusterName, ErrorKind, Lsn, SegmentName, TimelineId, WalFile, WalFileKind};
 use futures::TryStreamExt;
 
@@ -24,16 +25,34 @@ const LOOKS_MAX: usize = 8;
 /// What there is of a segment.
 #[derive(Debug)]
 pub(crate) enum Found {
-    /// All of it.
-    Whole(Bytes),
+    /// All of it, as it is stored.
+    Whole(Box<StoredContent>),
     /// Its beginning, and zeros.
     Tail(Bytes),
 }
 
 impl Found {
-    pub(crate) fn into_bytes(self) -> Bytes {
+    /// Its bytes.
+    pub(crate) fn into_bytes(self) -> Result<Bytes> {
         match self {
-            Self::Whole(bytes) | Self::Tail(bytes) => bytes,
+            Self::Whole(content) => Ok(content.read()?.bytes),
+            Self::Tail(bytes) => Ok(bytes),
+        }
+    }
+
+    /// Its length in bytes.
+    pub(crate) fn size_bytes(&self) -> u64 {
+        match self {
+            Self::Whole(content) => content.size_bytes(),
+            Self::Tail(bytes) => bytes.len() as u64,
+        }
+    }
+
+    /// Gives its bytes to `sink`, which may use them only once this has returned.
+    pub(crate) fn unpack(&self, mut sink: impl FnMut(&[u8]) -> std::io::Result<()>) -> Result<()> {
+        match self {
+            Self::Whole(content) => Ok(content.unpack(sink)?),
+            Self::Tail(bytes) => sink(bytes).map_err(|error| Error::io("write", error)),
         }
     }
 }
@@ -44,8 +63,8 @@ impl Repository {
     pub(crate) async fn find_wal(&self, cluster: &ClusterName, file: &WalFile) -> Result<Option<Found>> {
         let mut was_absent = false;
         for _ in 0..LOOKS_MAX {
-            match self.repo.get_wal(cluster, file).await {
-                Ok(read) => return Ok(Some(Found::Whole(read.bytes))),
+            match self.repo.open_wal(cluster, file).await {
+                Ok(content) => return Ok(Some(Found::Whole(Box::new(content)))),
                 Err(error) if error.is_missing_object() => {}
                 Err(error) => return Err(error.into()),
             }

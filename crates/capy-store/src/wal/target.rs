@@ -310,7 +310,7 @@ impl Repository {
     pub(super) async fn transaction_ends(&self, archive: &Archive, name: SegmentName) -> Result<Vec<End>> {
         let file = WalFile::from(name);
         let missing = || Error::new(ErrorKind::NotFound, format!("{file} is not in the archive any more"));
-        let bytes = self.find_wal(&archive.cluster, &file).await?.ok_or_else(missing)?.into_bytes();
+        let bytes = self.find_wal(&archive.cluster, &file).await?.ok_or_else(missing)?.into_bytes()?;
         let scan = move || {
             let mut ends = Vec::new();
             let header = read_header(&bytes)?;

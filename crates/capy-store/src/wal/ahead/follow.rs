@@ -46,6 +46,8 @@ struct Follower<'a> {
     size: SegmentSize,
     /// Segments to be ahead by.
     window: u64,
+    /// Segments fetched at once.
+    jobs: usize,
     /// The last request.
     wanted: Option<SegmentName>,
     stamp: Option<(u64, i64, i64)>,
@@ -80,6 +82,7 @@ pub(super) async fn run(
         repository,
         size,
         window: budget.segments(size),
+        jobs: (2 * std::thread::available_parallelism().map_or(1, usize::from)).min(AT_ONCE_MAX),
         wanted: None,
         stamp: None,
         last_request: Instant::now(),
@@ -200,9 +203,8 @@ impl Follower<'_> {
     }
 
     fn has_hands(&self) -> bool {
-        let jobs = (2 * std::thread::available_parallelism().map_or(1, usize::from)).min(AT_ONCE_MAX);
         let bytes = (self.coming.len() as u64 + 1).saturating_mul(self.size.bytes());
-        self.coming.is_empty() || (self.coming.len() < jobs && bytes <= AT_ONCE_MAX_BYTES)
+        self.coming.is_empty() || (self.coming.len() < self.jobs && bytes <= AT_ONCE_MAX_BYTES)
     }
 
     fn begin(&mut self, segment: SegmentName) {
@@ -238,9 +240,9 @@ impl Follower<'_> {
 fn fetch(ahead: &FetchAhead, repository: &Repository, runtime: &Handle, file: &WalFile) -> Result<Found> {
     let failed = |error| ahead.failed(&format!("write {file} in"), error);
     ahead.begin(file).map_err(failed)?;
-    match runtime.block_on(repository.repo.get_wal(&ahead.cluster, file)) {
-        Ok(read) => {
-            ahead.put(file, &read.bytes).map_err(failed)?;
+    match runtime.block_on(repository.repo.open_wal(&ahead.cluster, file)) {
+        Ok(content) => {
+            ahead.put(file, content.size_bytes(), |sink| content.unpack(sink))?;
             Ok(Found::Here)
         }
         Err(error) if error.is_missing_object() => Ok(Found::Absent),

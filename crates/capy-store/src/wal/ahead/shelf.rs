@@ -1,21 +1,23 @@
 //! The hidden directory: what is in it, how a segment gets there and out.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{Read, Seek};
+use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use capy_postgres::wal;
+use capy_repo::RepoError;
 use capy_types::{SegmentName, SegmentSize, WalFile};
 
-use super::super::spool::{Flush, replace, sweep};
+use super::super::fetch::make_room;
+use super::super::spool::{Flush, replace, replace_with, sweep};
 use super::FetchAhead;
 use crate::Result;
 
 /// Bytes of a segment that say which one it is.
 const HEAD_BYTES: u64 = 40;
-/// Read at once while a segment is hashed: small enough for the second-level cache.
-const HASH_BUFFER_BYTES: usize = 256 * 1024;
+/// Bytes that have a sum of their own: few enough for the processor's second-level cache.
+const SUM_BLOCK_BYTES: usize = 256 * 1024;
 
 impl FetchAhead {
     pub(super) fn make_directory(&self) -> Result<()> {
@@ -54,7 +56,7 @@ impl FetchAhead {
         self.directory.join(file.as_str())
     }
 
-    /// The hash of a segment, in hex, as it was when it came out of the archive.
+    /// The sums of a segment as it was when it came out of the archive.
     fn sum(&self, file: &WalFile) -> PathBuf {
         self.directory.join(format!(".{file}.sum"))
     }
@@ -85,17 +87,18 @@ impl FetchAhead {
     /// them since they were checked against the archive's content id.
     fn check_content(&self, opened: &mut File, file: &WalFile) -> std::result::Result<(), String> {
         let io = |error: std::io::Error| error.to_string();
-        let expected = std::fs::read(self.sum(file)).map_err(|error| format!("no hash of it: {error}"))?;
+        let expected =
+            std::fs::read_to_string(self.sum(file)).map_err(|error| format!("no sums of it: {error}"))?;
         opened.rewind().map_err(io)?;
-        let (mut hasher, mut buffer) = (blake3::Hasher::new(), vec![0; HASH_BUFFER_BYTES]);
+        let (mut sums, mut block) = (Sums::default(), vec![0; SUM_BLOCK_BYTES]);
         loop {
-            let read = opened.read(&mut buffer).map_err(io)?;
+            let read = opened.read(&mut block).map_err(io)?;
             if read == 0 {
                 break;
             }
-            hasher.update(buffer.get(..read).unwrap_or_default());
+            sums.add(block.get(..read).unwrap_or_default());
         }
-        if hasher.finalize().to_hex().as_bytes() != expected.as_slice() {
+        if sums.finish() != expected {
             return Err("its content is not what was fetched".to_owned());
         }
         Ok(())
@@ -118,12 +121,28 @@ impl FetchAhead {
         Ok(())
     }
 
-    /// Puts a segment there: written, flushed, renamed. Its hash comes first: one without a hash is
-    /// not used.
-    pub(super) fn put(&self, file: &WalFile, bytes: &[u8]) -> std::io::Result<()> {
-        let sum = blake3::hash(bytes).to_hex();
-        replace(&self.directory, &format!(".{file}.sum"), sum.as_bytes(), Flush::Nothing)?;
-        replace(&self.directory, file.as_str(), bytes, Flush::Content)?;
+    /// Puts a segment there, whose bytes `fill` gives: written, flushed, renamed. Its sums come first:
+    /// one without them is not used.
+    pub(super) fn put(
+        &self,
+        file: &WalFile,
+        size_bytes: u64,
+        fill: impl FnOnce(&mut dyn FnMut(&[u8]) -> std::io::Result<()>) -> std::result::Result<(), RepoError>,
+    ) -> Result<()> {
+        let written = replace_with(&self.directory, file.as_str(), Flush::Content, |new| {
+            let mut sums = Sums::default();
+            make_room(new, size_bytes);
+            fill(&mut |block| {
+                sums.add(block);
+                new.write_all(block)
+            })?;
+            let sums = sums.finish();
+            Ok(replace(&self.directory, &format!(".{file}.sum"), sums.as_bytes(), Flush::Nothing)?)
+        });
+        written.map_err(|failed| match failed {
+            PutError::Repo(error) => error.into(),
+            PutError::Io(error) => self.failed(&format!("write {file} in"), error),
+        })?;
         self.abandon(file);
         Ok(())
     }
@@ -168,6 +187,62 @@ impl FetchAhead {
         if let Some(above) = self.directory.parent() {
             let _ = std::fs::remove_dir(above);
         }
+    }
+}
+
+/// Why a segment cannot be put there.
+enum PutError {
+    Repo(RepoError),
+    Io(std::io::Error),
+}
+
+impl From<RepoError> for PutError {
+    fn from(error: RepoError) -> Self {
+        Self::Repo(error)
+    }
+}
+
+impl From<std::io::Error> for PutError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// CRC-32C of each block of a segment, which comes in pieces of any size. They tell accidents, as the
+/// content id in the archive tells everything, at a quarter of the time: whoever may write here may
+/// write what the server reads anyway.
+#[derive(Default)]
+struct Sums {
+    text: String,
+    /// Of the block that is not whole yet, and its length so far.
+    sum: u32,
+    length: usize,
+}
+
+impl Sums {
+    fn add(&mut self, mut piece: &[u8]) {
+        while !piece.is_empty() {
+            let (now, later) = piece.split_at(piece.len().min(SUM_BLOCK_BYTES - self.length));
+            self.sum = crc32c::crc32c_append(self.sum, now);
+            self.length += now.len();
+            piece = later;
+            if self.length == SUM_BLOCK_BYTES {
+                self.end_block();
+            }
+        }
+    }
+
+    fn end_block(&mut self) {
+        self.text.push_str(&format!("{:08x}", self.sum));
+        (self.sum, self.length) = (0, 0);
+    }
+
+    /// All of them in hex, one after the other.
+    fn finish(mut self) -> String {
+        if self.length > 0 {
+            self.end_block();
+        }
+        self.text
     }
 }
 

@@ -108,6 +108,15 @@ impl Recovery {
     }
 }
 
+fn put(ahead: &FetchAhead, file: &WalFile, bytes: &[u8]) {
+    let fill = |sink: &mut dyn FnMut(&[u8]) -> std::io::Result<()>| {
+        // As they come out of an object: in pieces of no particular size.
+        bytes.chunks(100_000).for_each(|piece| sink(piece).expect("written"));
+        Ok(())
+    };
+    ahead.put(file, bytes.len() as u64, fill).expect("put");
+}
+
 fn cluster() -> ClusterName {
     "main".parse().expect("a name")
 }
@@ -200,7 +209,7 @@ async fn what_is_not_the_segment_its_name_says_is_never_used() {
     ];
     for (what, bytes) in wrong {
         let file = WalFile::from(segment(1, 2));
-        ahead.put(&file, &bytes).expect("put");
+        put(&ahead, &file, &bytes);
         let (was_ahead, fetched) = recovery.fetch(segment(1, 2)).await.expect("archived");
         assert!(!was_ahead && fetched == right, "{what}");
         assert!(recovery.present().is_empty(), "{what} is removed");
@@ -208,18 +217,18 @@ async fn what_is_not_the_segment_its_name_says_is_never_used() {
     // The right header with one bit of the rest turned, wherever it is; and one nobody vouches for.
     let shelf = |name: String| ahead.log().with_file_name(name);
     for at in [40, 8191, 8192, SIZE as usize / 2, SIZE as usize - 1] {
-        ahead.put(&segment(1, 2).into(), &right).expect("put");
+        put(&ahead, &segment(1, 2).into(), &right);
         let mut damaged = right.to_vec();
         damaged[at] ^= 0x10;
         std::fs::write(shelf(segment(1, 2).to_string()), damaged).expect("written");
         let (was_ahead, fetched) = recovery.fetch(segment(1, 2)).await.expect("archived");
         assert!(!was_ahead && fetched == right, "byte {at}");
     }
-    ahead.put(&segment(1, 2).into(), &right).expect("put");
+    put(&ahead, &segment(1, 2).into(), &right);
     std::fs::remove_file(shelf(format!(".{}.sum", segment(1, 2)))).expect("removed");
     assert!(!recovery.fetch(segment(1, 2)).await.expect("archived").0);
     // Other archives have other directories.
-    ahead.put(&segment(1, 2).into(), &right).expect("put");
+    put(&ahead, &segment(1, 2).into(), &right);
     let target = recovery.pgwal().join("RECOVERYXLOG");
     let others = [("other", &recovery.location), ("main", &Location::new("memory://ahead-elsewhere"))];
     for (name, location) in others {

@@ -202,18 +202,31 @@ pub(in crate::wal) fn replace(
     content: &[u8],
     flush: Flush,
 ) -> std::io::Result<()> {
+    replace_with(directory, name, flush, |file| file.write_all(content))
+}
+
+/// As [`replace`], with what `fill` writes.
+pub(in crate::wal) fn replace_with<E: From<std::io::Error>>(
+    directory: &Path,
+    name: &str,
+    flush: Flush,
+    fill: impl FnOnce(&mut File) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let ordinal = NEXT.fetch_add(1, Ordering::Relaxed);
     let temporary = directory.join(format!("{TEMPORARY}{}.{ordinal}", std::process::id()));
     let write = || {
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(content)?;
+        fill(&mut file)?;
         if flush != Flush::Nothing {
             file.sync_all()?;
         }
         std::fs::rename(&temporary, directory.join(name))?;
-        if flush == Flush::All { File::open(directory)?.sync_all() } else { Ok(()) }
+        if flush == Flush::All {
+            File::open(directory)?.sync_all()?;
+        }
+        Ok(())
     };
     write().inspect_err(|_| {
         let _ = std::fs::remove_file(&temporary);

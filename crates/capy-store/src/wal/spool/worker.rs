@@ -186,6 +186,8 @@ struct Shift<'a> {
     queue: Queue,
     archive: Option<Arc<OpenArchive>>,
     uploads: JoinSet<(WalFile, std::result::Result<(), Box<Trouble>>)>,
+    /// Files uploaded at once. Asked for once: it takes the system several files to say.
+    jobs: usize,
     /// Being uploaded, with their lengths in bytes.
     busy: HashMap<WalFile, u64>,
     /// Asked for and not answered.
@@ -237,6 +239,7 @@ impl<'a> Shift<'a> {
             queue: Queue::default(),
             archive: None,
             uploads: JoinSet::new(),
+            jobs: worker.jobs(),
             busy: HashMap::new(),
             asked: HashSet::new(),
             told: HashMap::new(),
@@ -372,7 +375,7 @@ impl<'a> Shift<'a> {
 
     /// The next file there is room for.
     fn next(&mut self, now: Instant) -> Option<WalFile> {
-        if self.busy.len() >= self.worker.jobs() || self.busy.values().sum::<u64>() >= AT_ONCE_MAX_BYTES {
+        if self.busy.len() >= self.jobs || self.busy.values().sum::<u64>() >= AT_ONCE_MAX_BYTES {
             return None;
         }
         let busy = &self.busy;
