@@ -104,7 +104,40 @@ pub(crate) enum Command {
     Completions(completions::CompletionsArgs),
 }
 
+/// The part of the command line that a server uses, see [`wal::ServerWalArgs`].
+#[derive(Debug, Parser)]
+#[command(name = "capy-store", disable_help_subcommand = true)]
+struct ServerCli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: ServerCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ServerCommand {
+    Wal(wal::ServerWalArgs),
+}
+
+impl Cli {
+    /// Reads this process's command line.
+    pub(crate) fn read() -> Result<Self, clap::Error> {
+        if std::env::args_os().any(|word| word == "wal")
+            && let Ok(ServerCli { global, command: ServerCommand::Wal(args) }) = ServerCli::try_parse()
+        {
+            return Ok(Self { global, command: Command::Wal(args.into()) });
+        }
+        // Whatever else it is, a question for help or a mistake: this one knows what to say.
+        Self::try_parse()
+    }
+}
+
 impl Command {
+    /// Whether one thread is enough for it.
+    pub(crate) fn is_light(&self) -> bool {
+        matches!(self, Self::Wal(args) if args.is_light())
+    }
+
     /// Who asked for this run, as far as exit codes depend on it.
     pub(crate) fn caller(&self) -> Caller {
         match self {

@@ -21,7 +21,6 @@ mod session;
 use std::process::ExitCode;
 
 use capy_store::ErrorKind;
-use clap::Parser;
 use clap::error::ErrorKind as ClapKind;
 use tracing_subscriber::EnvFilter;
 
@@ -32,15 +31,18 @@ use crate::output::Output;
 use crate::session::Session;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::read() {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
     start_log(cli.global.verbose);
     let caller = cli.command.caller();
     end_panics_as_faults(caller);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let exit = match runtime {
+    let mut runtime = match cli.command.is_light() {
+        true => tokio::runtime::Builder::new_current_thread(),
+        false => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let exit = match runtime.enable_all().build() {
         Ok(runtime) => {
             let exit = runtime.block_on(run(cli));
             // A read of standard input may still hang in a blocking thread: do not wait for it.

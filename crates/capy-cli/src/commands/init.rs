@@ -29,7 +29,7 @@ pub(crate) struct InitArgs {
     #[arg(long, value_name = "FILE")]
     create_key_file: Option<PathBuf>,
 
-    /// zstd level of stored chunks: 1 is fastest, 3 smaller on most data
+    /// zstd level of stored chunks: 1 is fastest, 3 smaller on most data. WAL has a form of its own up to 3
     #[arg(long, value_name = "1-19", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=19))]
     compression_level: i32,
 

@@ -47,6 +47,30 @@ enum WalCommand {
     PrefetchWorker(prefetch::PrefetchArgs),
 }
 
+/// What a server calls, once for each segment: making the arguments of all other commands would take
+/// a good part of such a call. It understands nothing that [`WalArgs`] does not.
+#[derive(Debug, Args)]
+pub(crate) struct ServerWalArgs {
+    #[command(subcommand)]
+    command: ServerWalCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ServerWalCommand {
+    Push(push::PushArgs),
+    Fetch(fetch::FetchArgs),
+}
+
+impl From<ServerWalArgs> for WalArgs {
+    fn from(args: ServerWalArgs) -> Self {
+        let command = match args.command {
+            ServerWalCommand::Push(args) => WalCommand::Push(args),
+            ServerWalCommand::Fetch(args) => WalCommand::Fetch(args),
+        };
+        Self { command }
+    }
+}
+
 pub(crate) async fn run(args: WalArgs, session: &mut Session) -> anyhow::Result<Exit> {
     match args.command {
         WalCommand::Push(args) => push::run(args, session).await,
@@ -63,6 +87,15 @@ pub(crate) async fn run(args: WalArgs, session: &mut Session) -> anyhow::Result<
 }
 
 impl WalArgs {
+    /// Whether it mostly waits for others, so that one thread is enough.
+    pub(crate) fn is_light(&self) -> bool {
+        match &self.command {
+            WalCommand::Push(args) => args.hands_over(),
+            WalCommand::Fetch(_) => true,
+            _ => false,
+        }
+    }
+
     /// What asked for this run, if it was the server: its own rules for exit codes hold then.
     pub(crate) fn caller(&self) -> crate::exit::Caller {
         match self.command {

@@ -50,6 +50,13 @@ pub(crate) struct PushArgs {
     path: PathBuf,
 }
 
+impl PushArgs {
+    /// Whether the work is a worker's.
+    pub(super) const fn hands_over(&self) -> bool {
+        self.spool.is_some()
+    }
+}
+
 pub(crate) async fn run(args: PushArgs, session: &mut Session) -> anyhow::Result<Exit> {
     let pushed = match &args.spool {
         Some(directory) => hand_over(&args, directory, session).await?,
