@@ -16,7 +16,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use capy_repo::{Defect, FileSink};
-use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, CWD, FallocateFlags, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
 
 use super::durable::begin_write_back;
 use crate::report::Findings;
@@ -27,6 +28,10 @@ const HANDLES_MAX: usize = 256;
 /// Bytes of one file after which the disk is asked to begin: long enough to be written in few pieces,
 /// and of a gigabyte only a hundredth is left for the flush at the end.
 const WRITE_BACK_BYTES: u64 = 8 << 20;
+
+/// Files from this length on in bytes have their room taken before they are written: shorter ones come
+/// in one range, and so at once.
+const RESERVED_MIN_BYTES: u64 = 4 << 20;
 
 /// Mode of a file while it is being written: its owner's alone.
 const WRITING_MODE: u32 = 0o600;
@@ -105,7 +110,11 @@ impl RestoredFiles {
         let mut handle = lock(&pending.handle);
         let file = match &*handle {
             Handle::Open(file) => return Ok(Arc::clone(file)),
-            Handle::NotCreated => Arc::new(create(&pending.path)?),
+            Handle::NotCreated => {
+                let file = create(&pending.path)?;
+                reserve(&file, pending.length)?;
+                Arc::new(file)
+            }
             Handle::Closed => return open_existing(&pending.path).map(Arc::new),
         };
         let keep = !single_write && self.open_handles.fetch_add(1, Ordering::Relaxed) < HANDLES_MAX as u64;
@@ -175,6 +184,19 @@ pub(crate) fn create(path: &Path) -> io::Result<File> {
         })
 }
 
+/// Takes room for a file whose parts come in any order, so that they lie side by side, and a full disk
+/// shows at once. Where a file system cannot, it is written without.
+fn reserve(file: &File, length: u64) -> io::Result<()> {
+    if length < RESERVED_MIN_BYTES {
+        return Ok(());
+    }
+    // The size stays what was written.
+    match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, length) {
+        Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
 fn open_existing(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).custom_flags(OFlags::NOFOLLOW.bits() as i32).open(path)
 }
@@ -232,6 +254,29 @@ mod tests {
         assert_eq!(unsent.add(WRITE_BACK_BYTES, WRITE_BACK_BYTES - 1), None);
         assert_eq!(unsent.add(100, 1), Some(100..2 * WRITE_BACK_BYTES - 1));
         assert_eq!(unsent.add(0, 1), None);
+    }
+
+    #[test]
+    fn room_for_a_long_file_is_taken_with_its_first_part_and_its_size_is_what_was_written() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().expect("a directory");
+        let probe = File::create(dir.path().join("probe")).expect("created");
+        let can = rustix::fs::fallocate(&probe, FallocateFlags::KEEP_SIZE, 0, 4096).is_ok();
+        let path = dir.path().join("file");
+        let files = RestoredFiles::new(None);
+        files.announce(1, path.clone(), 0o600, RESERVED_MIN_BYTES);
+        files.write(1, 8192, b"part").expect("written");
+        let facts = path.metadata().expect("there");
+        assert_eq!(facts.len(), 8196);
+        assert_eq!(facts.blocks() * 512 >= RESERVED_MIN_BYTES, can, "{} blocks", facts.blocks());
+    }
+
+    #[test]
+    fn a_full_disk_shows_at_the_first_part() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = File::create(dir.path().join("file")).expect("created");
+        let error = reserve(&file, u64::MAX >> 1).expect_err("no disk has that much");
+        assert!(matches!(error.raw_os_error(), Some(27 | 28)), "too large or no room: {error}");
     }
 
     #[test]
