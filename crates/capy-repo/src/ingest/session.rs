@@ -85,3 +85,6 @@ fn refuse_taken(root: &Root, key: &BackupKey) -> Result<(), RepoError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
