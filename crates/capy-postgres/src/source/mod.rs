@@ -66,6 +66,8 @@ pub enum SourceEvent {
     Archive(ArchiveStart),
     /// The next bytes of the archive, never empty.
     Data(Bytes),
+    /// As [`Data`](Self::Data): whole pages of one relation, each found sound while they were read.
+    SoundPages(Bytes),
     /// The archive has ended; for a tar this does not prove that it was complete.
     EndArchive,
     /// The server's own count of bytes done, over all archives.

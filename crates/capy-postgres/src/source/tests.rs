@@ -23,7 +23,7 @@ async fn collect(mut source: Source) -> Result<Vec<Archive>, PostgresError> {
                 open = true;
                 archives.push((start.kind, Vec::new()));
             }
-            SourceEvent::Data(bytes) => {
+            SourceEvent::Data(bytes) | SourceEvent::SoundPages(bytes) => {
                 assert!(open && !bytes.is_empty());
                 archives.last_mut().unwrap().1.extend_from_slice(&bytes);
             }

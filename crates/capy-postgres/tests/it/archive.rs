@@ -78,7 +78,7 @@ pub(crate) async fn receive_until_end(source: &mut Source) -> (Vec<Archive>, Res
                 let before = open.replace(Archive { kind: start.kind, bytes: Vec::new() });
                 assert!(before.is_none(), "an archive inside an archive");
             }
-            Ok(Some(SourceEvent::Data(bytes))) => {
+            Ok(Some(SourceEvent::Data(bytes) | SourceEvent::SoundPages(bytes))) => {
                 assert!(!bytes.is_empty());
                 open.as_mut().expect("data is inside an archive").bytes.extend_from_slice(&bytes);
             }

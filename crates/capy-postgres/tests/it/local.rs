@@ -288,7 +288,8 @@ async fn begun(cluster: &Cluster) -> Source {
     let mut source = start(cluster).await;
     let mut received = 0;
     while received < 1 << 20 {
-        if let SourceEvent::Data(bytes) = source.next().await.unwrap().expect("there is more") {
+        let event = source.next().await.unwrap().expect("there is more");
+        if let SourceEvent::Data(bytes) | SourceEvent::SoundPages(bytes) = event {
             received += bytes.len();
         }
     }

@@ -101,11 +101,13 @@ pub(super) struct FileCut {
     /// Where that byte is in the present batch; meaningful while `pending` > 0.
     start: usize,
     pending: usize,
+    /// Where the last byte ends that the inspector shall see.
+    uninspected_end: u64,
 }
 
 impl FileCut {
     pub(super) fn new(grid: Option<usize>, tag: Option<u64>) -> Self {
-        Self { grid, tag, offset: 0, start: 0, pending: 0 }
+        Self { grid, tag, offset: 0, start: 0, pending: 0, uninspected_end: 0 }
     }
 
     /// Room a batch must have for this file to go on in it.
@@ -114,8 +116,9 @@ impl FileCut {
         self.grid.map_or(1, |size| size - self.pending)
     }
 
-    /// Appends as much of `data` as the batch takes; returns how much.
-    pub(super) fn append(&mut self, batch: &mut Batch, data: &[u8]) -> usize {
+    /// Appends as much of `data` as the batch takes; returns how much. `inspect`: the inspector shall
+    /// see it.
+    pub(super) fn append(&mut self, batch: &mut Batch, data: &[u8], inspect: bool) -> usize {
         if batch.data.capacity() < BATCH_BYTES {
             batch.data.reserve_exact(BATCH_BYTES - batch.data.len());
         }
@@ -127,6 +130,9 @@ impl FileCut {
         let taken = data.len().min(room);
         batch.data.extend_from_slice(&data[..taken]);
         self.pending += taken;
+        if inspect {
+            self.uninspected_end = self.offset + self.pending as u64;
+        }
         taken
     }
 
@@ -144,7 +150,8 @@ impl FileCut {
                 None => None,
             };
             let Some((length, id)) = cut else { break };
-            let (start, offset, tag) = (self.start, self.offset, self.tag);
+            let (start, offset) = (self.start, self.offset);
+            let tag = self.tag.filter(|_| offset < self.uninspected_end);
             batch.pieces.push(Piece { start, len: length, offset, tag, id, parent: None });
             self.offset += length as u64;
             self.start += length;

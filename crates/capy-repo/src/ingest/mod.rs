@@ -161,7 +161,23 @@ impl Ingest {
     ///
     /// # Cancellation
     /// Dropping loses the ingest, nothing else.
-    pub async fn write(&mut self, mut data: &[u8]) -> Result<(), RepoError> {
+    pub async fn write(&mut self, data: &[u8]) -> Result<(), RepoError> {
+        self.take_in(data, true).await
+    }
+
+    /// As [`write`](Self::write), of bytes that the inspector need not see: a chunk of nothing else is not
+    /// shown to it.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    ///
+    /// # Cancellation
+    /// As [`write`](Self::write).
+    pub async fn write_inspected(&mut self, data: &[u8]) -> Result<(), RepoError> {
+        self.take_in(data, false).await
+    }
+
+    async fn take_in(&mut self, mut data: &[u8], inspect: bool) -> Result<(), RepoError> {
         while !data.is_empty() {
             let mut batch = self.take_batch().await?;
             self.look_ahead().await?;
@@ -169,7 +185,7 @@ impl Ingest {
                 .file
                 .as_mut()
                 .ok_or_else(|| RepoError::Invalid { what: "bytes arrived outside of a file".to_owned() })?;
-            let taken = file.append(&mut batch, data);
+            let taken = file.append(&mut batch, data, inspect);
             let (started, from) = (Instant::now(), batch.pieces.len());
             let predicted = self.file_parent.as_mut().and_then(FileParent::predicted);
             let mut by = CutBy { cutter: &self.cutter, namer: &self.namer, predicted };

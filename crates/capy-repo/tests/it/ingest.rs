@@ -141,6 +141,41 @@ async fn content_reads_in_order_and_stops_when_dropped() {
     }
 }
 
+/// Remembers where the chunks begin that it is shown.
+#[derive(Default)]
+struct Shown(std::sync::Mutex<std::collections::BTreeSet<u64>>);
+
+impl capy_repo::Inspector for Shown {
+    fn inspect(&self, _tag: u64, offset: u64, _chunk: &[u8]) {
+        self.0.lock().unwrap().insert(offset);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_inspector_sees_every_chunk_with_a_byte_that_nobody_has_inspected() {
+    const GRID: usize = 128 << 10;
+    let repo = init(&memory_store().await).await;
+    let shown = std::sync::Arc::new(Shown::default());
+    let options = capy_repo::IngestOptions {
+        inspector: Some(shown.clone()),
+        ..capy_repo::IngestOptions::new(key("one"))
+    };
+    let mut ingest = repo.begin(&Ctx::default(), options).await.unwrap();
+    let data = bytes(5, 6 * GRID);
+    ingest.begin_archive(capy_format::ArchiveHeader { kind: capy_format::ArchiveKind::Base }).unwrap();
+    ingest.begin_file(crate::fixture::meta("f"), capy_repo::Strategy::Grid, Some(7)).await.unwrap();
+    // Chunks 0 and 1 inspected, one byte of 2 not, 3 not, then 4 and 5 inspected.
+    ingest.write_inspected(&data[..3 * GRID - 1]).await.unwrap();
+    ingest.write(&data[3 * GRID - 1..4 * GRID]).await.unwrap();
+    ingest.write_inspected(&data[4 * GRID..]).await.unwrap();
+    ingest.end_file().await.unwrap();
+    ingest.end_archive(0).unwrap();
+    commit(&repo, "one", ingest).await.unwrap();
+    let expected = [2, 3].map(|n| n * GRID as u64);
+    assert_eq!(*shown.0.lock().unwrap(), expected.into());
+    assert!(read(&repo, "one").await.unwrap().files["f"] == data);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn many_small_files_keep_their_order_and_content() {
     let store = memory_store().await;

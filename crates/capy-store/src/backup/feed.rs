@@ -86,7 +86,8 @@ impl<'a> Feeder<'a> {
         while let Some(event) = self.next(source).await? {
             match event {
                 SourceEvent::Archive(start) => self.begin_archive(start.kind).await?,
-                SourceEvent::Data(bytes) => {
+                SourceEvent::Data(ref bytes) | SourceEvent::SoundPages(ref bytes) => {
+                    let sound = matches!(event, SourceEvent::SoundPages(_));
                     self.fed.read_bytes += bytes.len() as u64;
                     self.ctx.progress.advance(bytes.len() as u64);
                     if let Some(pace) = &self.pace {
@@ -94,7 +95,7 @@ impl<'a> Feeder<'a> {
                         pace.pass(bytes.len() as u64).await;
                         self.fed.waited += since.elapsed();
                     }
-                    self.data(&bytes).await?;
+                    self.data(bytes, sound).await?;
                 }
                 SourceEvent::EndArchive => self.end_archive().await?,
                 SourceEvent::Progress(_) => {}
@@ -155,7 +156,8 @@ impl<'a> Feeder<'a> {
         Ok(self.ingest.begin_file(meta, Strategy::Cdc, None).await?)
     }
 
-    async fn data(&mut self, bytes: &[u8]) -> Result<()> {
+    /// `sound`: pages that were checked while they were read.
+    async fn data(&mut self, bytes: &[u8], sound: bool) -> Result<()> {
         let Some(archive) = &mut self.archive else {
             return Err(Error::new(ErrorKind::Internal, "bytes came outside of an archive"));
         };
@@ -168,7 +170,7 @@ impl<'a> Feeder<'a> {
             rest = rest.get(taken..).unwrap_or_default();
             match event {
                 TarEvent::Entry(entry) => self.entry(entry).await?,
-                TarEvent::Data(data) => self.file_data(data).await?,
+                TarEvent::Data(data) => self.file_data(data, sound).await?,
                 TarEvent::EndEntry => self.end_entry().await?,
                 TarEvent::NeedMore => break,
             }
@@ -220,11 +222,14 @@ impl<'a> Feeder<'a> {
         Ok(self.ingest.begin_file(meta, strategy, tag.map(PageTag::as_u64)).await?)
     }
 
-    async fn file_data(&mut self, data: &[u8]) -> Result<()> {
+    async fn file_data(&mut self, data: &[u8], sound: bool) -> Result<()> {
         if let Some(Archive { keeping: Some((_, kept)), .. }) = &mut self.archive {
             kept.extend_from_slice(data);
         }
-        Ok(self.ingest.write(data).await?)
+        match sound {
+            true => Ok(self.ingest.write_inspected(data).await?),
+            false => Ok(self.ingest.write(data).await?),
+        }
     }
 
     async fn end_entry(&mut self) -> Result<()> {

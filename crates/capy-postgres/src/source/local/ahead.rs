@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::walk::{Found, FoundFile, failed, is_gone};
 use crate::PostgresError;
-use crate::page::{Page, PageVerdict, check_page};
+use crate::page::{PageVerdict, check_page};
 use crate::source::buffer::{BUFFER_BYTES, BufferPool};
 use crate::tar::TarEntry;
 
@@ -59,6 +59,8 @@ pub(super) struct Piece {
     pub(super) bytes: Bytes,
     /// The CRC-32C of these bytes.
     pub(super) crc32c: u32,
+    /// They are whole pages, and each was found sound.
+    pub(super) sound: bool,
     /// Whether it is the file's last.
     pub(super) ends: bool,
 }
@@ -189,7 +191,8 @@ fn next_job(supply: &Mutex<Supply>) -> Option<Job> {
             Some(Err(error)) => supply.put(Place::Failed(error)),
             Some(Ok(Found::Directory(entry))) => supply.put(Place::Ready(Read::Directory(entry))),
             Some(Ok(Found::Empty(entry))) => {
-                let piece = Piece { begins: Some(entry), bytes: Bytes::new(), crc32c: 0, ends: true };
+                let (bytes, crc32c, sound) = (Bytes::new(), 0, false);
+                let piece = Piece { begins: Some(entry), bytes, crc32c, sound, ends: true };
                 supply.put(Place::Ready(Read::Piece(piece)));
             }
             Some(Ok(Found::Passed { path, what })) => supply.put(Place::Ready(Read::Passed { path, what })),
@@ -256,16 +259,17 @@ impl OpenFile {
         // At most the buffer's size.
         let room = buffer.room().get_mut(..length as usize).unwrap_or_default();
         read_or_zero(&self.file, room, self.offset).map_err(|e| failed(&self.path, e))?;
+        let mut sound = false;
         if let (Some(start), Some(first_block)) = (check_pages_from, self.first_block) {
             let page = (self.offset / PAGE_SIZE_BYTES as u64) as u32;
             let pages = Pages { file: &self.file, start, first_block: first_block.wrapping_add(page) };
-            pages.settle(room, self.offset).map_err(|e| failed(&self.path, e))?;
+            sound = pages.settle(room, self.offset).map_err(|e| failed(&self.path, e))?;
         }
         let crc32c = crc32c::crc32c(room);
         let filled = room.len();
         buffer.filled(filled);
         let ends = self.offset + length == self.size;
-        Ok(Piece { begins: self.begins, bytes: buffer.into_bytes(), crc32c, ends })
+        Ok(Piece { begins: self.begins, bytes: buffer.into_bytes(), crc32c, sound, ends })
     }
 }
 
@@ -326,26 +330,31 @@ struct Pages<'a> {
 impl Pages<'_> {
     /// Reads pages again that the server was in the middle of writing: their halves are of different
     /// age, and the header may be the older one, so that recovery would not excuse them. One that
-    /// stays wrong is damaged; whoever stores it says so.
-    fn settle(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-        let (pages, _) = bytes.as_chunks_mut::<PAGE_SIZE_BYTES>();
+    /// stays wrong is damaged; whoever stores it says so. Answers whether all are whole and sound:
+    /// those that recovery mends are not.
+    fn settle(&self, bytes: &mut [u8], offset: u64) -> io::Result<bool> {
+        let (pages, rest) = bytes.as_chunks_mut::<PAGE_SIZE_BYTES>();
+        let mut sound = rest.is_empty() && !pages.is_empty();
         for (number, page) in pages.iter_mut().enumerate() {
             // A piece has 128 pages.
             let block = self.first_block.wrapping_add(number as u32);
+            let mut verdict = check_page(page, block);
             let mut again = 0;
-            while again < READ_AGAIN_MAX && self.is_suspect(page, block) {
+            while again < READ_AGAIN_MAX && self.is_suspect(&verdict) {
                 if again > 0 {
                     std::thread::sleep(READ_AGAIN_AFTER);
                 }
                 read_or_zero(self.file, page, offset + (number * PAGE_SIZE_BYTES) as u64)?;
+                verdict = check_page(page, block);
                 again += 1;
             }
+            sound &= !matches!(verdict, PageVerdict::Suspect(_));
         }
-        Ok(())
+        Ok(sound)
     }
 
-    fn is_suspect(&self, page: &Page, block: u32) -> bool {
-        match check_page(page, block) {
+    fn is_suspect(&self, verdict: &PageVerdict) -> bool {
+        match verdict {
             PageVerdict::Sound | PageVerdict::New => false,
             PageVerdict::Suspect(problem) => !problem.is_replayed_from(self.start),
         }

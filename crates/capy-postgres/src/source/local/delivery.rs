@@ -187,7 +187,10 @@ impl Delivery {
                 false => crc32c::crc32c_combine(open.crc32c, piece.crc32c, length),
             };
         }
-        self.data(piece.bytes).await?;
+        match piece.sound {
+            true => self.event(SourceEvent::SoundPages(piece.bytes)).await?,
+            false => self.data(piece.bytes).await?,
+        }
         if piece.ends { self.end_file().await } else { Ok(()) }
     }
 
@@ -208,7 +211,8 @@ impl Delivery {
     async fn small_file(&mut self, path: &str, content: Vec<u8>, like: &Metadata) -> Step {
         let entry = TarEntry { size: content.len() as u64, ..walk::file(path.into(), like) };
         let crc32c = crc32c::crc32c(&content);
-        self.piece(Piece { begins: Some(entry), bytes: content.into(), crc32c, ends: true }).await
+        let bytes = content.into();
+        self.piece(Piece { begins: Some(entry), bytes, crc32c, sound: false, ends: true }).await
     }
 
     /// The control file, after everything else: on a standby it says how far the files must be

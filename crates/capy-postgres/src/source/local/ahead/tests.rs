@@ -6,7 +6,7 @@ use capy_types::{Entropy, SeededEntropy};
 
 use super::super::walk;
 use super::*;
-use crate::page::page_checksum;
+use crate::page::{Page, page_checksum};
 
 /// The file as it was seen when its size was taken.
 fn found(path: &Path) -> FoundFile {
@@ -176,13 +176,15 @@ fn a_page_caught_in_the_middle_of_its_writing_is_read_again_and_a_damaged_one_st
     torn[PAGE_SIZE_BYTES..PAGE_SIZE_BYTES + 4096].copy_from_slice(&old[..4096]);
     let file = File::open(&path).unwrap();
     let pages = Pages { file: &file, start: Lsn::from_u64(START), first_block };
-    pages.settle(&mut torn, 0).unwrap();
+    assert!(!pages.settle(&mut torn, 0).unwrap(), "not all are sound");
     assert!(torn == on_disk, "block 1 is whole, block 2 as damaged as it was");
 
     // A torn page whose header is the new one is recovery's: it is not worth a second look.
     let mut newer = on_disk.clone();
     newer[PAGE_SIZE_BYTES + 4096..2 * PAGE_SIZE_BYTES].fill(9);
     let before = newer.clone();
-    pages.settle(&mut newer, 0).unwrap();
+    assert!(!pages.settle(&mut newer[..2 * PAGE_SIZE_BYTES], 0).unwrap(), "recovery's is not called sound");
     assert!(newer == before);
+    assert!(pages.settle(&mut newer[..PAGE_SIZE_BYTES], 0).unwrap(), "the first page is");
+    assert!(!pages.settle(&mut newer[..PAGE_SIZE_BYTES - 1], 0).unwrap(), "a part of a page is not");
 }
