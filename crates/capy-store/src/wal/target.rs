@@ -8,17 +8,19 @@
 //! moment after the last one is reached by position instead, as far as the WAL proves that nothing
 //! else committed before it.
 
+mod stop;
+
 use capy_format::{BackupEntry, SegmentFacts, WalEventKind, WalParameters};
 use capy_postgres::TimelineHistory;
 use capy_postgres::recovery::{RecoveryTarget, TargetTimeline};
-use capy_postgres::wal::{SegmentScanner, WalEvent, decode_event, read_header};
 use capy_types::{BackupKey, ClusterName, Ctx, ErrorKind, Lsn, SegmentName, TimelineId, Timestamp, WalFile};
 use serde::Serialize;
 
 use super::archive::{Archive, Reach, ReachEnd};
-use super::borders::End;
 use super::windows::{bases, ended_by};
 use crate::{Error, Repository, Result};
+
+use stop::{Served, minimal_from, settled};
 
 /// A recovery that is known to come to its end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -60,16 +62,6 @@ pub(crate) struct Wish<'a> {
     pub(crate) target: &'a RecoveryTarget,
     pub(crate) timeline: TargetTimeline,
     pub(crate) inclusive: bool,
-}
-
-/// How a backup serves a wish.
-enum Served {
-    /// At this position, by this target.
-    At { stop: Lsn, target: RecoveryTarget, notices: Vec<String> },
-    /// Not yet, and why: WAL that follows may bring it.
-    NotYet(String),
-    /// Not, and why.
-    No(String),
 }
 
 /// Why a backup does not serve a wish.
@@ -206,131 +198,6 @@ impl Repository {
             Served::No(why) => Ok(Err(Refusal { why, nearest: nearest(), is_early: false })),
         }
     }
-
-    /// Where recovery stops, on the way that `reach` is.
-    async fn position(
-        &self,
-        ctx: &Ctx,
-        archive: &Archive,
-        reach: &Reach<'_>,
-        entry: &BackupEntry,
-        wish: &Wish<'_>,
-    ) -> Result<Served> {
-        let consistent = entry.stop_lsn.unwrap_or_default();
-        let at = |stop, notices| Served::At { stop, target: wish.target.clone(), notices };
-        Ok(match wish.target {
-            RecoveryTarget::Immediate => at(consistent, Vec::new()),
-            RecoveryTarget::Latest => at(reach.end().unwrap_or(consistent), latest_notices(reach)),
-            RecoveryTarget::Lsn(lsn) => match reach.last_record() {
-                _ if *lsn < consistent => Served::No(format!("it is consistent only from {consistent} on")),
-                Some(last) if *lsn <= last => at(*lsn, Vec::new()),
-                _ => ends_before(reach, format!("the WAL ends before: {}", ended_by(reach))),
-            },
-            RecoveryTarget::Name(name) => named(reach, name, consistent, &at),
-            RecoveryTarget::Time(time) if *time < settled(reach, entry) => {
-                Served::No(format!("it holds what was committed up to {}", settled(reach, entry)))
-            }
-            RecoveryTarget::Time(time) => {
-                self.timed(archive, reach, consistent, *time, wish.inclusive).await?
-            }
-            RecoveryTarget::Xid(xid) => self.transaction(ctx, archive, reach, consistent, *xid, &at).await?,
-        })
-    }
-
-    /// The first transaction that ends after `time` stops a recovery; where none does, the last
-    /// record, if the WAL proves that nothing committed between.
-    async fn timed(
-        &self,
-        archive: &Archive,
-        reach: &Reach<'_>,
-        consistent: Lsn,
-        time: Timestamp,
-        inclusive: bool,
-    ) -> Result<Served> {
-        let is_after = |found: Timestamp| if inclusive { found > time } else { found >= time };
-        let mut later =
-            reach.segments.iter().filter(|(_, f)| f.times.is_some_and(|(_, latest)| is_after(latest)));
-        if let Some((name, _)) = later.next() {
-            let ends = self.transaction_ends(archive, *name).await?;
-            let first = ends.iter().find(|end| is_after(end.time)).map(|end| end.lsn);
-            let first = first.unwrap_or_else(|| name.end());
-            return Ok(if first < consistent {
-                Served::No(format!("a transaction that ended after {time} is part of the backup already"))
-            } else {
-                Served::At { stop: first, target: RecoveryTarget::Time(time), notices: Vec::new() }
-            });
-        }
-        let known = reach.known_until();
-        match (known.filter(|known| *known >= time), reach.last_record()) {
-            (Some(_), Some(last)) => {
-                let stop = last.max(consistent);
-                let what =
-                    format!("no transaction ended after {time}: recovery goes to the last record, at {last}");
-                let target =
-                    if last < consistent { RecoveryTarget::Immediate } else { RecoveryTarget::Lsn(last) };
-                Ok(Served::At { stop, target, notices: vec![what] })
-            }
-            _ => {
-                let why = format!("what committed until then is not archived: {}", ended_by(reach));
-                Ok(ends_before(reach, why))
-            }
-        }
-    }
-
-    /// Looks for the end of a transaction in the segments themselves.
-    async fn transaction(
-        &self,
-        ctx: &Ctx,
-        archive: &Archive,
-        reach: &Reach<'_>,
-        consistent: Lsn,
-        xid: u64,
-        at: &(dyn Fn(Lsn, Vec<String>) -> Served + Sync),
-    ) -> Result<Served> {
-        // The WAL carries the lower half: the epoch counts wrap-arounds.
-        let wanted = u32::try_from(xid & u64::from(u32::MAX)).expect("masked");
-        for (name, facts) in &reach.segments {
-            ctx.check()?;
-            if facts.commits + facts.aborts == 0 {
-                continue;
-            }
-            let ends = self.transaction_ends(archive, *name).await?;
-            if let Some(end) = ends.iter().find(|end| end.xid == Some(wanted)) {
-                return Ok(if end.lsn < consistent {
-                    Served::No(format!("transaction {xid} ended at {}, before the backup's end", end.lsn))
-                } else {
-                    at(end.lsn, Vec::new())
-                });
-            }
-        }
-        Ok(ends_before(reach, format!("no transaction {xid} ends in the WAL: {}", ended_by(reach))))
-    }
-
-    /// Every commit and abort whose record begins in a segment.
-    pub(super) async fn transaction_ends(&self, archive: &Archive, name: SegmentName) -> Result<Vec<End>> {
-        let file = WalFile::from(name);
-        let missing = || Error::new(ErrorKind::NotFound, format!("{file} is not in the archive any more"));
-        let bytes = self.find_wal(&archive.cluster, &file).await?.ok_or_else(missing)?.into_bytes()?;
-        let scan = move || {
-            let mut ends = Vec::new();
-            let header = read_header(&bytes)?;
-            let mut scanner = SegmentScanner::new(header);
-            scanner.push(&bytes, |record| {
-                if let Ok(Some(WalEvent::Commit(end) | WalEvent::Abort(end))) =
-                    decode_event(record.lsn, record.kept, header.major)
-                {
-                    let xid = end.xid.map(|xid| xid.as_u32());
-                    ends.push(End { lsn: end.lsn, time: end.time.to_timestamp(), xid });
-                }
-            });
-            Ok::<_, capy_postgres::wal::WalError>(ends)
-        };
-        let scanned = tokio::task::spawn_blocking(scan).await;
-        let scanned = scanned.map_err(|_| Error::new(ErrorKind::Internal, "a thread panicked"))?;
-        let mut ends = scanned.map_err(|error| Error::new(ErrorKind::Corrupt, format!("{file}: {error}")))?;
-        ends.extend(archive.crossing_end(name));
-        Ok(ends)
-    }
 }
 
 /// Why the newest timeline cannot be told from a backup: a server would take an older one for it.
@@ -347,64 +214,6 @@ fn newest_is_hidden(archive: &Archive, entry: &BackupEntry, wish: &Wish<'_>) -> 
         hint: format!("push {lost} again, or say --target-timeline {found}"),
         awaited_by: None,
     })
-}
-
-/// The earliest moment a backup can be recovered to: whatever it holds beyond its own WAL was
-/// committed before the checkpoint it began with, whose stamp is in whole seconds. Where that is not
-/// in the WAL, the end of the backup.
-fn settled(reach: &Reach<'_>, entry: &BackupEntry) -> Timestamp {
-    let own = |kind: &WalEventKind| matches!(kind, WalEventKind::Checkpoint { redo, .. } if Some(*redo) == entry.start_lsn);
-    let began = reach.events().find(|event| own(&event.what)).and_then(|event| event.time);
-    let second_later = |time: Timestamp| Timestamp::from_micros(time.as_micros().saturating_add(1_000_000));
-    began.map_or(entry.finished_at, second_later).min(entry.finished_at)
-}
-
-/// Where between two positions the server changed to `wal_level = minimal`: what was written under
-/// it lacks what a recovery needs, and a server refuses it.
-fn minimal_from(reach: &Reach<'_>, start: Lsn, stop: Lsn) -> Option<Lsn> {
-    let between = reach.events().filter(|event| (start..=stop).contains(&event.at));
-    let is_minimal = |kind: &WalEventKind| matches!(kind, WalEventKind::Parameters(to) if to.wal_level == 0);
-    between.filter(|event| is_minimal(&event.what)).map(|event| event.at).next()
-}
-
-/// A target behind the end of the WAL: of the archive, which may grow, or at a hole, which stays.
-fn ends_before(reach: &Reach<'_>, why: String) -> Served {
-    match reach.ended {
-        ReachEnd::Archive => Served::NotYet(why),
-        ReachEnd::Hole(_) | ReachEnd::Broken(..) => Served::No(why),
-    }
-}
-
-/// The first restore point of that name that recovery meets.
-fn named(
-    reach: &Reach<'_>,
-    wanted: &str,
-    consistent: Lsn,
-    at: &(dyn Fn(Lsn, Vec<String>) -> Served + Sync),
-) -> Served {
-    let matches = |kind: &WalEventKind| matches!(kind, WalEventKind::RestorePoint { name } if name == wanted);
-    let mut points = reach.events().filter(|event| matches(&event.what)).map(|event| event.at);
-    match points.next() {
-        None => {
-            ends_before(reach, format!("no restore point of that name is in the WAL: {}", ended_by(reach)))
-        }
-        Some(lsn) if lsn < consistent => {
-            Served::No(format!("the first restore point of that name, at {lsn}, is before the backup's end"))
-        }
-        Some(lsn) => {
-            let more = points.count();
-            let what =
-                format!("{} restore points have that name: recovery stops at the first, {lsn}", more + 1);
-            at(lsn, if more > 0 { vec![what] } else { Vec::new() })
-        }
-    }
-}
-
-fn latest_notices(reach: &Reach<'_>) -> Vec<String> {
-    match &reach.ended {
-        super::archive::ReachEnd::Archive => Vec::new(),
-        _ => vec![format!("there is later WAL that cannot be reached: {}", ended_by(reach))],
-    }
 }
 
 /// What could be reached instead.
