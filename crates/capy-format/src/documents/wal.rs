@@ -55,10 +55,10 @@ pub struct SegmentFacts {
     /// Aborts.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub aborts: u64,
-    /// The first commit or abort.
+    /// The first commit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_end: Option<TransactionEnd>,
-    /// The last commit or abort.
+    /// The last commit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_end: Option<TransactionEnd>,
     /// The earliest and the latest time of a commit or abort: stamps need not ascend.

@@ -50,10 +50,11 @@ pub struct SegmentEvents {
     pub first_commit: Option<CommitStamp>,
     /// The last commit.
     pub last_commit: Option<CommitStamp>,
-    /// The earliest time of a commit: not always the first one's.
-    pub min_commit_time: Option<PgTimestamp>,
-    /// The latest time of a commit: not always the last one's.
-    pub max_commit_time: Option<PgTimestamp>,
+    /// The earliest time of a commit or abort: not always the first one's.
+    pub min_end_time: Option<PgTimestamp>,
+    /// The latest time of a commit or abort: not always the last one's. A recovery to a time stops at
+    /// aborts too.
+    pub max_end_time: Option<PgTimestamp>,
     /// The newest transaction that wrote a record.
     pub newest_xid: Option<TransactionId>,
     /// The highest next transaction's number of a checkpoint, with its epoch in the upper half.
@@ -162,9 +163,9 @@ impl SegmentEvents {
     pub fn add(&mut self, event: WalEvent) {
         let kept = match event {
             WalEvent::Commit(end) => return self.add_commit(end),
-            WalEvent::Abort(_) => {
+            WalEvent::Abort(end) => {
                 self.aborts += 1;
-                return;
+                return self.add_time(end.time);
             }
             WalEvent::Checkpoint(checkpoint) => {
                 self.next_xid = self.next_xid.max(Some(checkpoint.next_xid));
@@ -190,13 +191,17 @@ impl SegmentEvents {
         self.dropped_events += u64::from(!kept);
     }
 
+    fn add_time(&mut self, time: PgTimestamp) {
+        self.min_end_time = Some(self.min_end_time.map_or(time, |earliest| earliest.min(time)));
+        self.max_end_time = self.max_end_time.max(Some(time));
+    }
+
     fn add_commit(&mut self, end: TransactionEnd) {
         let stamp = CommitStamp { lsn: end.lsn, time: end.time };
         self.commits += 1;
         self.first_commit.get_or_insert(stamp);
         self.last_commit = Some(stamp);
-        self.min_commit_time = Some(self.min_commit_time.map_or(end.time, |time| time.min(end.time)));
-        self.max_commit_time = self.max_commit_time.max(Some(end.time));
+        self.add_time(end.time);
         if let Some(mut relations) = end.relations {
             let whole = cut(&mut relations.relations, self.room_for_relations());
             relations.complete &= whole;

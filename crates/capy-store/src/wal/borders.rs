@@ -94,6 +94,8 @@ fn add(facts: &mut SegmentFacts, event: WalEvent) {
         let end = TransactionEnd { at, time };
         facts.first_end.get_or_insert(end);
         facts.last_end = Some(end);
+    }
+    if let Some(time) = events.max_end_time.map(wal::PgTimestamp::to_timestamp) {
         let (earliest, latest) = facts.times.unwrap_or((time, time));
         facts.times = Some((earliest.min(time), latest.max(time)));
     }

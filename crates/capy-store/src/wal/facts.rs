@@ -92,8 +92,8 @@ fn convert(read: &wal::SegmentFacts) -> SegmentFacts {
         first_end: stamps(events.first_commit),
         last_end: stamps(events.last_commit),
         times: events
-            .min_commit_time
-            .zip(events.max_commit_time)
+            .min_end_time
+            .zip(events.max_end_time)
             .map(|(min, max)| (min.to_timestamp(), max.to_timestamp())),
         events: listed,
         more_events: more,

@@ -76,7 +76,7 @@ fn stamps_need_not_rise() {
     let events = SegmentFacts::read(&log.segment()).unwrap().events;
     let micros = |time: Option<super::super::PgTimestamp>| time.map(super::super::PgTimestamp::as_micros);
     assert_eq!((events.commits, events.aborts), (4, 1));
-    assert_eq!((micros(events.min_commit_time), micros(events.max_commit_time)), (Some(10), Some(90)));
+    assert_eq!((micros(events.min_end_time), micros(events.max_end_time)), (Some(10), Some(95)));
     let (first, last) = (events.first_commit.unwrap(), events.last_commit.unwrap());
     assert_eq!((first.lsn, first.time.as_micros()), (lsns[0], 50));
     assert_eq!((last.lsn, last.time.as_micros()), (lsns[3], 40));

@@ -91,15 +91,16 @@ pub(crate) fn check_waldump(cluster: &Cluster, log: &Log) {
     sorted.sort();
     assert_eq!(found, sorted);
     for facts in &log.segments {
-        let mine = |line: &&&Line| line.seen.lsn >= facts.header.start && line.seen.lsn < facts.header.end();
-        let mine: Vec<_> = commits.iter().filter(mine).map(|line| (line.seen.lsn, line.time())).collect();
+        let is_mine = |line: &Line| (facts.header.start..facts.header.end()).contains(&line.seen.lsn);
+        let mine: Vec<_> =
+            commits.iter().filter(|line| is_mine(line)).map(|line| (line.seen.lsn, line.time())).collect();
         let stamp = |stamp: Option<CommitStamp>| stamp.map(|s| (s.lsn, s.time.to_timestamp()));
         assert_eq!(facts.events.commits, mine.len() as u64);
         assert_eq!(stamp(facts.events.first_commit), mine.first().copied());
         assert_eq!(stamp(facts.events.last_commit), mine.last().copied());
-        let times = || mine.iter().map(|(_, time)| *time);
-        assert_eq!(facts.events.min_commit_time.map(|time| time.to_timestamp()), times().min());
-        assert_eq!(facts.events.max_commit_time.map(|time| time.to_timestamp()), times().max());
+        let ends = || commits.iter().chain(&aborts).filter(|line| is_mine(line)).map(|line| line.time());
+        assert_eq!(facts.events.min_end_time.map(|time| time.to_timestamp()), ends().min());
+        assert_eq!(facts.events.max_end_time.map(|time| time.to_timestamp()), ends().max());
     }
     let with_relations = commits.iter().filter(|line| line.description.contains("rels:")).count();
     assert_eq!(log.all(|facts| &facts.events.relation_drops).len(), with_relations);
