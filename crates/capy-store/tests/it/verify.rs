@@ -84,13 +84,19 @@ async fn a_defect_names_the_files_it_touches_and_only_backups_that_have_them() {
     let packs = fixture.objects("packs");
     let second = fixture.back_up(BaseTar::new(2).bytes()).await.backup.backup_key;
     let new = fixture.objects("packs").into_iter().find(|pack| !packs.contains(pack)).expect("a new pack");
-    damage(&new, Damage::Delete);
+    // In its middle lies the relation; at its end, whole, the manifest.
+    damage(&new, Damage::Flip);
     let report = fixture.verify(VerifyLevel::Full).await;
     let touched: Vec<_> = report.defects.iter().flat_map(|defect| &defect.backups).collect();
     assert!(touched.contains(&&second) && !touched.contains(&&first), "{:?}", report.defects);
     let files: Vec<_> = report.defects.iter().flat_map(|defect| &defect.files).collect();
     assert!(files.iter().any(|file| file.contains(RELATION)), "{files:?}");
     assert!(report.verdict.contains("1 of 2 backups"), "{}", report.verdict);
+    // Without the pack there is no manifest that could name files; the backup is named all the same.
+    damage(&new, Damage::Delete);
+    let report = fixture.verify(VerifyLevel::Full).await;
+    let touched: Vec<_> = report.defects.iter().flat_map(|defect| &defect.backups).collect();
+    assert!(touched.contains(&&second) && !touched.contains(&&first), "{:?}", report.defects);
 }
 
 #[tokio::test]
