@@ -22,7 +22,7 @@ pub use chunk::{CdcSizes, Cutter, Gear, SizesError};
 pub use compress::{
     CompressError, Compression, Compressor, DecompressError, Decompressor, UnknownCompression, Unpacking,
 };
-pub use crc::join_crc32c;
+pub use crc::{join_crc32c, part_crc32c};
 pub use delta::{DeltaDecoder, DeltaEncoder, can_be_base};
 pub use key::{ChunkNamer, MasterKey, Naming, RepositoryKeys};
 pub use seal::{OpenError, SealKey, Suite, TAG_BYTES};

@@ -3,7 +3,9 @@
 use capy_codec::{CompressError, DecompressError, UnwrapError};
 use capy_format::FormatError;
 use capy_objects::{StoreError, StoreErrorKind};
-use capy_types::{BackupKey, Cancelled, ClusterName, ErrorKind};
+use capy_types::{BackupKey, Cancelled, ClusterName, ErrorKind, PackId};
+
+use crate::read::Defect;
 
 /// Anything that can go wrong in the repository layer.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +113,9 @@ pub enum RepoError {
         /// One fact.
         problem: String,
     },
+    /// A stored thing cannot be read as it was written.
+    #[error("{0}")]
+    Defect(Box<Defect>),
     /// A chunk is named by a manifest but no index knows where it is.
     #[error("chunk {chunk} is in no index: its pack or index object is lost")]
     UnknownChunk {
@@ -205,6 +210,7 @@ impl RepoError {
             Self::Contended { .. } => ErrorKind::Unavailable,
             Self::Unauthentic { .. }
             | Self::Inconsistent { .. }
+            | Self::Defect(_)
             | Self::UnknownChunk { .. }
             | Self::Slot { .. }
             | Self::Decompress { .. } => ErrorKind::Corrupt,
@@ -217,6 +223,15 @@ impl RepoError {
             Self::Cancelled => ErrorKind::Cancelled,
             Self::Worker(error) => error.kind(),
             Self::Compress(_) | Self::Internal { .. } => ErrorKind::Internal,
+        }
+    }
+
+    /// The pack that was found damaged.
+    #[must_use]
+    pub fn damaged_pack(&self) -> Option<PackId> {
+        match self {
+            Self::Defect(defect) => defect.pack,
+            _ => None,
         }
     }
 

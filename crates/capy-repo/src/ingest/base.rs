@@ -122,16 +122,29 @@ impl Bases {
     }
 
     /// Reads the bases of a batch: for each of its chunks, by length, the candidate if it has one.
-    pub(super) async fn fetch(&self, candidates: Vec<Option<(usize, Candidate)>>) -> Vec<Option<Base>> {
+    /// `at_hand` are those that were read already.
+    pub(super) async fn fetch(
+        &self,
+        candidates: Vec<Option<(usize, Candidate)>>,
+        at_hand: Vec<(usize, ChunkId, Bytes)>,
+    ) -> Vec<Option<Base>> {
         let _permit = self.permits.acquire().await;
+        let mut plains = vec![None; candidates.len()];
+        for (piece, chunk, bytes) in at_hand {
+            let candidate = candidates.get(piece).and_then(Option::as_ref);
+            if let (Some((_, base)), Some(place)) = (candidate, plains.get_mut(piece)) {
+                *place = Some(bytes).filter(|_| base.chunk == chunk);
+            }
+        }
         let wants: Vec<Want> = (0..)
-            .zip(&candidates)
-            .filter_map(|(token, candidate)| {
+            .zip(candidates.iter().zip(&plains))
+            .filter(|(_, (_, plain))| plain.is_none())
+            .filter_map(|(token, (candidate, _))| {
                 let (_, base) = candidate.as_ref()?;
                 Some(Want { chunk: base.chunk, size: base.size, token })
             })
             .collect();
-        let plains = Arc::new(Mutex::new(vec![None; candidates.len()]));
+        let plains = Arc::new(Mutex::new(plains));
         let filled = plains.clone();
         let accept = Arc::new(move |token: u64, plain: &[u8]| {
             let plain = Bytes::copy_from_slice(plain);

@@ -3,6 +3,7 @@
 //! Invariants: a batch that leaves the feeder holds only closed chunks; a chunk never spans two
 //! batches; the cuts do not depend on how the bytes were fed or where a batch ended.
 
+use bytes::Bytes;
 use capy_codec::{CdcSizes, ChunkNamer, Cutter};
 use capy_format::ChunkingPolicy;
 use capy_types::ChunkId;
@@ -60,6 +61,8 @@ pub(super) struct Batch {
     pub(super) sequence: u64,
     pub(super) data: Vec<u8>,
     pub(super) pieces: Vec<Piece>,
+    /// Bases that were read already: the piece, the parent's chunk, and its bytes.
+    pub(super) at_hand: Vec<(usize, ChunkId, Bytes)>,
 }
 
 impl Batch {
@@ -72,6 +75,7 @@ impl Batch {
     pub(super) fn clear(&mut self) {
         self.data.clear();
         self.pieces.clear();
+        self.at_hand.clear();
     }
 }
 
@@ -159,6 +163,12 @@ impl FileCut {
             closed += 1;
         }
         closed
+    }
+
+    /// Goes on behind `bytes` bytes of whole chunks that are known; nothing is open.
+    pub(super) fn skip(&mut self, bytes: u64) {
+        debug_assert_eq!(self.pending, 0, "a chunk is closed before another is known");
+        self.offset += bytes;
     }
 
     /// Takes the bytes that are not in a closed chunk out of the batch.

@@ -30,6 +30,7 @@ impl Ingest {
         let (session, root) = session::register(&repo, &options.key).await?;
         let mut index = ChunkIndex::new(options.spill_dir.clone());
         let loaded = crate::index::load_indexes(&repo, &root, &mut index).await?;
+        index.distrust(&options.distrusted);
         for problem in &loaded.problems {
             ctx.progress.problem(Problem {
                 subject: names::index(&problem.index),
@@ -52,7 +53,14 @@ impl Ingest {
         let spill_dir = options.spill_dir.clone();
         let read = ReadOptions { spill_dir, kept_bytes: base::KEPT_BYTES, ..ReadOptions::default() };
         let reader = Reader::over(repo.clone(), index.clone(), read);
-        let parent = open_parent(&reader, &ctx, &options, &root).await?;
+        let parent = match open_parent(&reader, &ctx, &options, &root).await {
+            Ok(parent) => parent,
+            Err(error) => {
+                // The first error is the one to report; the collector fences a session that stays.
+                let _ = session::remove(&repo, session).await;
+                return Err(error);
+            }
+        };
         let packs = match &parent {
             Some(_) => budget::for_packs(&options, true)?,
             None => without_deltas,
@@ -104,6 +112,10 @@ impl Ingest {
             file: None,
             parent,
             file_parent: None,
+            patched: None,
+            lost_parent: None,
+            damaged_packs: Vec::new(),
+            waited_for_parent: Duration::ZERO,
             cutter,
             namer,
             assembler,
@@ -123,6 +135,12 @@ async fn open_parent(
     options: &IngestOptions,
     root: &Root,
 ) -> Result<Option<Parent>, RepoError> {
+    let entropy = reader.repo().env().entropy.clone();
+    if let Some(key) = &options.patch_from {
+        let entry = root.backups.iter().find(|entry| entry.key == *key);
+        let entry = entry.ok_or_else(|| RepoError::NoSuchBackup { what: key.to_string() })?;
+        return Ok(Some(Parent::open(reader.clone(), ctx, entry, &*entropy).await?.needed()));
+    }
     let kind = options.parent.filter(|_| options.delta.depth_max > 0);
     let Some(entry) = kind.and_then(|kind| parent::choose(root, &options.key, kind)) else {
         return Ok(None);
@@ -130,7 +148,7 @@ async fn open_parent(
     if let Err(error) = budget::for_packs(options, true) {
         return note_parent(ctx, &entry.key.to_string(), &error).map(|()| None);
     }
-    match Parent::open(reader.clone(), ctx, entry, &*reader.repo().env().entropy).await {
+    match Parent::open(reader.clone(), ctx, entry, &*entropy).await {
         Ok(parent) => Ok(Some(parent)),
         Err(error) => note_parent(ctx, &entry.key.to_string(), &error).map(|()| None),
     }

@@ -6,7 +6,7 @@
 use capy_types::limits::{MIB, PACK_SIZE_BYTES};
 
 use super::batch::BATCH_BYTES;
-use super::{IngestOptions, base};
+use super::{IngestOptions, base, patch};
 use crate::RepoError;
 
 /// The program, its threads and their compressors.
@@ -31,7 +31,8 @@ pub(super) struct PackBudget {
 pub(super) fn for_packs(options: &IngestOptions, deltas: bool) -> Result<PackBudget, RepoError> {
     let (jobs, uploads) = (options.jobs, options.uploads);
     let for_deltas = if deltas { base::memory_bytes(jobs) } else { 0 };
-    let fixed = PROGRAM_BYTES + INDEX_BYTES + BATCH_BYTES * (jobs + 2) + for_deltas;
+    let for_patches = if options.patch_from.is_some() { patch::MEMORY_BYTES } else { 0 };
+    let fixed = PROGRAM_BYTES + INDEX_BYTES + BATCH_BYTES * (jobs + 2) + for_deltas + for_patches;
     // One in the making for each worker and one for the manifest, and those on their way.
     let packs = jobs + 1 + uploads;
     let free = options.memory_bytes.saturating_sub(fixed);

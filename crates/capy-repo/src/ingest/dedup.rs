@@ -9,7 +9,7 @@ use capy_types::{ChunkId, IndexId, PackId};
 
 use super::base::Candidate;
 use crate::RepoError;
-use crate::index::{Key, KnownPack, SharedIndex, key_of};
+use crate::index::{ChunkIndex, Key, KnownPack, SharedIndex, key_of};
 
 /// Knows which chunks need not be stored.
 #[derive(Debug)]
@@ -40,23 +40,34 @@ impl Dedup {
         new.clear();
         let index = self.index.read();
         for chunk in chunks {
-            self.packs.clear();
-            // A delta is worth as much as the frames it rests on.
-            let rests = index.follow(chunk, |link| {
-                self.packs.push(link.location.pack);
-                match index.pack(link.location.pack) {
-                    Some(pack) if pack.usable => ControlFlow::Continue(()),
-                    _ => ControlFlow::Break(()),
-                }
-            })?;
-            let known = rests == Ok(true) || !self.pending.insert(key_of(chunk));
-            if rests == Ok(true) {
+            let stored = is_sound(&index, chunk, &mut self.packs)?;
+            let known = stored || !self.pending.insert(key_of(chunk));
+            if stored {
                 self.used.extend(&self.packs);
                 self.deltas |= self.packs.len() > 1;
             }
             new.push(!known);
         }
         Ok(())
+    }
+
+    /// For each chunk of an earlier backup, whether it is as good as stored anew. The backup builds on
+    /// those answered `true`.
+    pub(super) fn reuse<'a>(
+        &mut self,
+        chunks: impl Iterator<Item = &'a ChunkId>,
+    ) -> Result<Vec<bool>, RepoError> {
+        let index = self.index.read();
+        let mut sound = Vec::new();
+        for chunk in chunks {
+            let good = is_sound(&index, chunk, &mut self.packs)?;
+            if good {
+                self.used.extend(&self.packs);
+                self.deltas |= self.packs.len() > 1;
+            }
+            sound.push(good);
+        }
+        Ok(sound)
     }
 
     /// What a new chunk may be stored against, when its parent is `chunk`: that, or the full frame it
@@ -136,13 +147,26 @@ impl Dedup {
     }
 }
 
+/// Whether new backups may build on the chunk; `packs` are those it rests on then.
+fn is_sound(index: &ChunkIndex, chunk: &ChunkId, packs: &mut Vec<u32>) -> Result<bool, RepoError> {
+    packs.clear();
+    // A delta is worth as much as the frames it rests on.
+    let rests = index.follow(chunk, |link| {
+        packs.push(link.location.pack);
+        match index.pack(link.location.pack) {
+            Some(pack) if pack.usable => ControlFlow::Continue(()),
+            _ => ControlFlow::Break(()),
+        }
+    })?;
+    Ok(rests == Ok(true))
+}
+
 #[cfg(test)]
 mod tests {
     use capy_format::{ChunkClass, FrameKind};
     use capy_types::SeededEntropy;
 
     use super::*;
-    use crate::index::ChunkIndex;
 
     fn frame(chunk: ChunkId, base: Option<ChunkId>) -> FrameInfo {
         let kind = if base.is_some() { FrameKind::Delta } else { FrameKind::Full };

@@ -30,18 +30,7 @@ impl Ingest {
         }
         self.to_workers = None;
         while self.received < self.sent {
-            let waiting = Instant::now();
-            let result = tokio::select! {
-                result = self.results.recv() => result,
-                () = self.ctx.cancel.cancelled() => return Err(RepoError::Cancelled),
-            };
-            self.waited_for_workers += waiting.elapsed();
-            self.shared.check()?;
-            let result = result
-                .map_err(|_| RepoError::Internal { what: "a worker left without a result".to_owned() })?;
-            self.take_result(result)?;
-            self.store_full_meta_packs().await?;
-            self.index_if_due().await?;
+            self.next_result().await?;
         }
         self.join_workers().await?;
         let manifest = self.assembler.finish(&self.shared)?;
@@ -53,7 +42,8 @@ impl Ingest {
         // Workers are idle both when their feeder is slow and when the store is. In the first case it
         // does not wait for them.
         let workers_waited = self.shared.workers_waited() / u32::try_from(self.options.jobs).unwrap_or(1);
-        let waited_for_store = self.waited_for_workers.min(workers_waited) + draining.elapsed();
+        let waited_for_store =
+            self.waited_for_workers.min(workers_waited) + self.waited_for_parent + draining.elapsed();
         let mut stats = self.shared.stats();
         self.assembler.add_counts(&mut stats);
         let mut stages = self.shared.stages();

@@ -62,7 +62,23 @@ impl Ingest {
         self.index_if_due().await
     }
 
-    pub(super) fn take_result(&mut self, result: BatchResult) -> Result<(), RepoError> {
+    /// Waits for the results of one batch on its way.
+    pub(super) async fn next_result(&mut self) -> Result<(), RepoError> {
+        let waiting = Instant::now();
+        let result = tokio::select! {
+            result = self.results.recv() => result,
+            () = self.ctx.cancel.cancelled() => return Err(RepoError::Cancelled),
+        };
+        self.waited_for_workers += waiting.elapsed();
+        self.shared.check()?;
+        let result =
+            result.map_err(|_| RepoError::Internal { what: "a worker left without a result".to_owned() })?;
+        self.take_result(result)?;
+        self.store_full_meta_packs().await?;
+        self.index_if_due().await
+    }
+
+    fn take_result(&mut self, result: BatchResult) -> Result<(), RepoError> {
         self.received += 1;
         self.assembler.results(result, &self.shared)
     }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use capy_codec::{CdcSizes, Compressor, Cutter};
-use capy_format::{ChunkClass, Content, Entry, FileEntry, Meta, Stats, encode_entry};
+use capy_format::{ChunkClass, ChunkRef, Content, Entry, FileEntry, Meta, Stats, encode_entry};
 use capy_types::ChunkId;
 
 use super::worker::{BatchResult, ChunkResult, Shared};
@@ -23,7 +23,10 @@ enum Token {
     Entry(Entry),
     BeginFile(Meta, u8),
     Pieces(u64),
-    EndFile,
+    /// Chunks of an earlier backup, taken over as they are.
+    Known(Vec<ChunkRef>),
+    /// With its CRC-32C, where that of its chunks is not known.
+    EndFile(Option<u32>),
 }
 
 /// Stores meta chunks: nodes and pieces of the entry stream.
@@ -58,6 +61,8 @@ pub(super) struct ManifestAssembler {
     waiting: BTreeMap<u64, Vec<ChunkResult>>,
     next_sequence: u64,
     chunks: VecDeque<ChunkResult>,
+    /// Known chunks among the tokens.
+    known: usize,
     file: Option<(Meta, u8, TreeBuilder)>,
     stream: Vec<u8>,
     stream_tree: TreeBuilder,
@@ -76,6 +81,7 @@ impl ManifestAssembler {
             waiting: BTreeMap::new(),
             next_sequence: 0,
             chunks: VecDeque::new(),
+            known: 0,
             file: None,
             stream: Vec::new(),
             stream_tree: TreeBuilder::default(),
@@ -106,8 +112,21 @@ impl ManifestAssembler {
         }
     }
 
-    pub(super) fn end_file(&mut self) {
-        self.tokens.push_back(Token::EndFile);
+    /// The next chunks of the open file are known.
+    pub(super) fn known(&mut self, refs: Vec<ChunkRef>, shared: &Shared) -> Result<(), RepoError> {
+        self.known += refs.len();
+        self.tokens.push_back(Token::Known(refs));
+        self.pump(shared)
+    }
+
+    /// How many known chunks wait for others.
+    pub(super) fn known_waiting(&self) -> usize {
+        self.known
+    }
+
+    /// Ends the open file; `crc32c` is its checksum where some of its chunks were known.
+    pub(super) fn end_file(&mut self, crc32c: Option<u32>) {
+        self.tokens.push_back(Token::EndFile(crc32c));
     }
 
     /// Takes a batch's results; encodes every entry that is complete.
@@ -134,9 +153,18 @@ impl ManifestAssembler {
                         return Ok(());
                     }
                 }
-                Token::EndFile => {
+                Token::Known(refs) => {
+                    self.known -= refs.len();
+                    let (meta, chunking, mut tree) = self.file.take().ok_or_else(out_of_order)?;
+                    for chunk in refs {
+                        tree.push(chunk.id, chunk.size, 0, &mut self.meta(shared))?;
+                    }
+                    self.file = Some((meta, chunking, tree));
+                }
+                Token::EndFile(crc32c) => {
                     let (meta, chunking, tree) = self.file.take().ok_or_else(out_of_order)?;
-                    let content = tree.finish(&mut self.meta(shared))?;
+                    let mut content = tree.finish(&mut self.meta(shared))?;
+                    content.crc32c = crc32c.unwrap_or(content.crc32c);
                     self.files += 1;
                     self.encode(&Entry::File(FileEntry { meta, chunking, content }), shared)?;
                 }

@@ -26,6 +26,7 @@ mod last;
 mod manifest;
 mod options;
 mod parent;
+mod patch;
 mod predict;
 mod session;
 mod upload;
@@ -35,20 +36,23 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use capy_codec::{ChunkNamer, Cutter};
 use capy_format::{ArchiveHeader, Entry, Meta};
-use capy_types::{Ctx, SessionId};
+use capy_types::{ChunkId, Ctx, PackId, SessionId};
 
 use crate::{RepoError, Repository};
 use batch::{Batch, CutBy, FileCut};
 use begin::note_parent;
 use manifest::ManifestAssembler;
 use parent::{FileParent, Parent};
+use patch::Patching;
 use worker::{BatchResult, Job, Shared};
 
 pub use base::DeltaPolicy;
 pub(crate) use batch::check_policy;
 pub use options::{Flushed, IngestOptions, Inspector, Strategy};
+pub use patch::{Patch, Patched};
 
 /// A running ingest. See the module's words.
 pub struct Ingest {
@@ -67,6 +71,10 @@ pub struct Ingest {
     file: Option<FileCut>,
     parent: Option<Parent>,
     file_parent: Option<FileParent>,
+    patched: Option<Box<Patching>>,
+    lost_parent: Option<String>,
+    damaged_packs: Vec<PackId>,
+    waited_for_parent: Duration,
     cutter: Cutter,
     namer: ChunkNamer,
     assembler: ManifestAssembler,
@@ -147,7 +155,7 @@ impl Ingest {
         if let Some(parent) = &mut self.parent {
             match parent.file(&meta.path).await {
                 Ok(found) => self.file_parent = found,
-                Err(error) => self.leave_parent(&error)?,
+                Err(error) => self.leave_parent(error)?,
             }
         }
         self.assembler.begin_file(meta, if grid { batch::CHUNKING_GRID } else { batch::CHUNKING_CDC });
@@ -162,7 +170,7 @@ impl Ingest {
     /// # Cancellation
     /// Dropping loses the ingest, nothing else.
     pub async fn write(&mut self, data: &[u8]) -> Result<(), RepoError> {
-        self.take_in(data, true).await
+        self.plain(data, true).await
     }
 
     /// As [`write`](Self::write), of bytes that the inspector need not see: a chunk of nothing else is not
@@ -174,10 +182,23 @@ impl Ingest {
     /// # Cancellation
     /// As [`write`](Self::write).
     pub async fn write_inspected(&mut self, data: &[u8]) -> Result<(), RepoError> {
-        self.take_in(data, false).await
+        self.plain(data, false).await
     }
 
-    async fn take_in(&mut self, mut data: &[u8], inspect: bool) -> Result<(), RepoError> {
+    async fn plain(&mut self, data: &[u8], inspect: bool) -> Result<(), RepoError> {
+        if self.patched.is_some() {
+            return Err(RepoError::Invalid { what: "plain bytes came for a patched file".to_owned() });
+        }
+        self.append(data, inspect, None).await
+    }
+
+    /// Adds bytes to the open file. `base`: the parent's chunk that they are a change of, and its bytes.
+    async fn append(
+        &mut self,
+        mut data: &[u8],
+        inspect: bool,
+        mut base: Option<(ChunkId, Bytes)>,
+    ) -> Result<(), RepoError> {
         while !data.is_empty() {
             let mut batch = self.take_batch().await?;
             self.look_ahead().await?;
@@ -192,6 +213,9 @@ impl Ingest {
             let closed = file.cut(&mut batch, &mut by, false);
             self.cutting += started.elapsed();
             self.ask_parent(&mut batch, from).await?;
+            if let Some((chunk, bytes)) = base.take_if(|_| closed > 0) {
+                batch.at_hand.push((from, chunk, bytes));
+            }
             self.assembler.pieces(closed);
             data = data.get(taken..).expect("append takes at most what it is given");
             self.put_batch(batch).await?;
@@ -204,6 +228,14 @@ impl Ingest {
     /// # Errors
     /// As [`write`](Self::write).
     pub async fn end_file(&mut self) -> Result<(), RepoError> {
+        if self.patched.is_some() {
+            return Err(RepoError::Invalid { what: "a patched file ends otherwise".to_owned() });
+        }
+        self.close_file(None).await
+    }
+
+    /// Ends the open file, whose checksum is this where not all its bytes were seen.
+    async fn close_file(&mut self, crc32c: Option<u32>) -> Result<(), RepoError> {
         let mut batch = self.take_batch().await?;
         self.look_ahead().await?;
         let mut file = self
@@ -216,7 +248,7 @@ impl Ingest {
         let closed = file.cut(&mut batch, &mut by, true);
         self.ask_parent(&mut batch, from).await?;
         self.assembler.pieces(closed);
-        self.assembler.end_file();
+        self.assembler.end_file(crc32c);
         self.put_batch(batch).await
     }
 
@@ -227,7 +259,7 @@ impl Ingest {
         };
         match predicted.load(&self.ctx).await {
             Ok(()) => Ok(()),
-            Err(error) => self.leave_parent(&error),
+            Err(error) => self.leave_parent(error),
         }
     }
 
@@ -237,7 +269,7 @@ impl Ingest {
         let (Some(file), Some(last)) = (&mut self.file_parent, pieces.last()) else { return Ok(()) };
         let end = last.offset + last.len as u64;
         if let Err(error) = file.load_until(&self.ctx, end).await {
-            return self.leave_parent(&error);
+            return self.leave_parent(error);
         }
         for piece in pieces {
             piece.parent = file.chunk_at(piece.offset, piece.offset + piece.len as u64);
@@ -245,9 +277,12 @@ impl Ingest {
         Ok(())
     }
 
-    /// The parent cannot be read: the rest is stored without.
-    fn leave_parent(&mut self, error: &RepoError) -> Result<(), RepoError> {
+    /// The parent cannot be read: the rest is stored without, unless files are made from it.
+    fn leave_parent(&mut self, error: RepoError) -> Result<(), RepoError> {
+        if self.options.patch_from.is_some() {
+            return Err(self.parent_failed("its manifest", error));
+        }
         (self.parent, self.file_parent) = (None, None);
-        note_parent(&self.ctx, "the previous backup", error)
+        note_parent(&self.ctx, "the previous backup", &error)
     }
 }

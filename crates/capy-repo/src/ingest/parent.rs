@@ -50,6 +50,7 @@ pub(super) struct Parent {
     leaves: Vec<(u64, ChunkRef)>,
     window: Window,
     disorder: u64,
+    disorder_max: u64,
 }
 
 /// A piece of the manifest in memory.
@@ -91,11 +92,22 @@ impl Parent {
             leaves: Vec::new(),
             window: Window::default(),
             disorder: 0,
+            disorder_max: DISORDER_MAX,
             reader,
         };
         parent.list_files(&manifest).await?;
         parent.list_leaves(&manifest).await?;
         Ok(parent)
+    }
+
+    /// The parent is needed: its files are found in whatever order they are asked for.
+    pub(super) fn needed(self) -> Self {
+        Self { disorder_max: u64::MAX, ..self }
+    }
+
+    /// What reads it.
+    pub(super) fn reader(&self) -> &Reader {
+        &self.reader
     }
 
     async fn list_files(&mut self, manifest: &Content) -> Result<(), RepoError> {
@@ -146,6 +158,15 @@ impl Parent {
     /// # Errors
     /// When the parent cannot be read, or its order is not that of the files asked for.
     pub(super) async fn file(&mut self, path: &[u8]) -> Result<Option<FileParent>, RepoError> {
+        let file = self.entry(path).await?;
+        Ok(file.map(|file| FileParent::new(&self.reader, &file)))
+    }
+
+    /// The entry of the file with this path, if the parent has it.
+    ///
+    /// # Errors
+    /// As [`file`](Self::file).
+    pub(super) async fn entry(&mut self, path: &[u8]) -> Result<Option<FileEntry>, RepoError> {
         let key = self.key(path);
         let from = self.files.partition_point(|(other, _)| *other < key);
         let positions: Vec<u64> = self
@@ -159,7 +180,7 @@ impl Parent {
         for position in positions {
             let file = self.entry_at(position).await?;
             if let Some(file) = file.filter(|file| file.meta.path == path) {
-                return Ok(Some(FileParent::new(&self.reader, &file)));
+                return Ok(Some(file));
             }
         }
         Ok(None)
@@ -171,7 +192,7 @@ impl Parent {
             let leaf = self.leaves.partition_point(|(start, _)| *start <= position).saturating_sub(1);
             let in_order = leaf == self.window.next || leaf == self.window.next + 1;
             self.disorder += u64::from(!in_order);
-            if self.disorder > DISORDER_MAX {
+            if self.disorder > self.disorder_max {
                 return Err(RepoError::Invalid {
                     what: "its files are in another order than those of this backup".to_owned(),
                 });
@@ -242,6 +263,13 @@ impl FileParent {
     /// What the next chunks may be, for a file that was cut by content.
     pub(super) fn predicted(&mut self) -> Option<&mut Predicted> {
         self.predicted.as_mut()
+    }
+
+    /// Of a file whose chunks are all at hand.
+    pub(super) fn of(reader: &Reader, refs: &[(u64, ChunkRef)]) -> Self {
+        let end = refs.last().map_or(0, |(start, chunk)| start + chunk.len);
+        let cursor = RefCursor::new(reader.clone(), &Content::default());
+        Self { cursor, refs: refs.iter().copied().collect(), loaded: end, whole: true, predicted: None }
     }
 
     /// Makes sure that the chunks up to `end` of the file are known.

@@ -155,6 +155,12 @@ impl Shared {
         UsedPacks { packs: dedup.used_packs(), deltas: dedup.has_deltas() }
     }
 
+    /// Chunks of an earlier backup were taken over.
+    pub(super) fn count_known(&self, chunks: u64, bytes: u64) {
+        self.counters.chunks.fetch_add(chunks, Ordering::Relaxed);
+        self.counters.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     pub(super) fn stats(&self) -> Stats {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (size, new) = (get(&self.counters.bytes), get(&self.counters.new_bytes));
@@ -252,7 +258,7 @@ impl Worker {
     }
 
     /// Hashes and looks up; stores what is new, at once or when its bases are there.
-    fn fresh(&mut self, batch: Batch, back: async_channel::Sender<Job>) {
+    fn fresh(&mut self, mut batch: Batch, back: async_channel::Sender<Job>) {
         let chunks = self.name(&batch);
         let claimed = self.shared.dedup().claim(chunks.iter().map(|chunk| &chunk.id), &mut self.new);
         let candidates = claimed.and_then(|()| self.candidates(&batch));
@@ -263,9 +269,9 @@ impl Worker {
                 self.give_back(batch, Vec::new());
             }
             (Ok(candidates), Some(bases)) if candidates.iter().any(Option::is_some) => {
-                let bases = bases.clone();
+                let (bases, at_hand) = (bases.clone(), std::mem::take(&mut batch.at_hand));
                 self.runtime.spawn(async move {
-                    let bases = bases.fetch(candidates).await;
+                    let bases = bases.fetch(candidates, at_hand).await;
                     // There are as many places as batches; without a worker nobody waits for it.
                     let _ = back.send(Job::Based(Box::new(Based { batch, chunks, new, bases }))).await;
                 });

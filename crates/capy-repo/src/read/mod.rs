@@ -119,13 +119,7 @@ impl Defect {
 
 impl From<Defect> for RepoError {
     fn from(defect: Defect) -> Self {
-        Self::Inconsistent {
-            object: defect.offset.map_or_else(
-                || defect.object.clone(),
-                |offset| format!("{} at offset {offset}", defect.object),
-            ),
-            problem: defect.problem,
-        }
+        Self::Defect(Box::new(defect))
     }
 }
 

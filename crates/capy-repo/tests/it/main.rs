@@ -10,6 +10,7 @@ mod fixture;
 mod golden;
 mod ingest;
 mod keys;
+mod patch;
 mod removal;
 mod requests;
 mod wal;
