@@ -33,9 +33,9 @@ pub use replication::{
     WalStream, WalStreamSettings,
 };
 pub use server::{
-    Advice, ArchiveMode, ArchiverEvent, ArchiverState, ArchivingPrivileges, ArchivingSettings, Severity,
-    SlotInfo, SqlConnection, WalLevel, WalPosition, WalSwitch, archiver_advice, archiving_advice,
-    slots_advice,
+    Advice, ArchiveMode, ArchiverEvent, ArchiverState, ArchivingPrivileges, ArchivingSettings,
+    IncrementalServer, Severity, SlotInfo, SqlConnection, WalLevel, WalPosition, WalSwitch, archiver_advice,
+    archiving_advice, slots_advice,
 };
 pub use source::{
     ArchiveKind, ArchiveStart, CollationFacts, LocalOptions, LocalSource, ReplicationSource, Source,

@@ -94,6 +94,13 @@ impl FileChecksum {
         Self { algorithm: ChecksumAlgorithm::Crc32c, bytes }
     }
 
+    /// The CRC-32C, when it is one.
+    #[must_use]
+    pub fn as_crc32c(&self) -> Option<u32> {
+        let crc = self.bytes.first_chunk().map(|bytes| u32::from_le_bytes(*bytes));
+        crc.filter(|_| self.algorithm == ChecksumAlgorithm::Crc32c)
+    }
+
     /// How it is computed.
     #[must_use]
     pub const fn algorithm(&self) -> ChecksumAlgorithm {

@@ -263,7 +263,8 @@ mod tests {
             let summary = parser.finish().unwrap();
             assert_eq!((summary.files, summary.system_id), (5, system_id));
             assert_eq!(summary.wal_ranges[0].end_lsn, Lsn::from_u64(0x0200_0100));
-            for (file, (path, size, _, crc)) in files.iter().zip(FILES) {
+            for (file, (path, size, mtime, crc)) in files.iter().zip(FILES) {
+                assert_eq!(file.modified, mtime);
                 assert_eq!((file.path.as_slice(), file.size_bytes), (path, size));
                 assert_eq!(file.checksum, Some(FileChecksum::of_crc32c(crc)));
             }

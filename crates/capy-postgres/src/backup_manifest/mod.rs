@@ -38,6 +38,9 @@ pub struct ManifestFile {
     pub size_bytes: u64,
     /// Its checksum, unless the backup was made without.
     pub checksum: Option<FileChecksum>,
+    /// When it was modified, in seconds since the Unix epoch; 0 when that is not said as PostgreSQL
+    /// says it.
+    pub modified: i64,
 }
 
 /// WAL that is needed to make the backup consistent.

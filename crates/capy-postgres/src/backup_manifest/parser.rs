@@ -4,7 +4,7 @@
 //! missing ones are refused, since a reader that skips what it does not know could skip a check;
 //! nothing handed on may be believed before [`ManifestParser::finish`] said so.
 
-use capy_types::{SystemId, TimelineId};
+use capy_types::{SystemId, TimelineId, Timestamp};
 use sha2::{Digest, Sha256};
 
 use super::json::{Lexer, Token};
@@ -255,6 +255,7 @@ impl ManifestParser {
 
     fn file(&self, members: Vec<(String, String)>) -> Result<ManifestFile, ManifestError> {
         let (mut path, mut size, mut algorithm, mut checksum) = (None, None, None, None);
+        let mut modified = 0;
         for (key, value) in members {
             match key.as_str() {
                 "Path" if path.is_none() => path = Some(value.into_bytes()),
@@ -264,7 +265,7 @@ impl ManifestParser {
                 }
                 "Path" | "Encoded-Path" => return Err(self.lexer.error("a file has two paths")),
                 "Size" => size = Some(self.number("Size", &value)?),
-                "Last-Modified" => {}
+                "Last-Modified" => modified = seconds(&value),
                 "Checksum-Algorithm" => {
                     algorithm =
                         Some(ChecksumAlgorithm::from_name(&value).ok_or_else(|| {
@@ -288,7 +289,7 @@ impl ManifestParser {
         };
         match (path, size) {
             (Some(path), Some(size_bytes)) if !path.is_empty() => {
-                Ok(ManifestFile { path, size_bytes, checksum })
+                Ok(ManifestFile { path, size_bytes, checksum, modified })
             }
             _ => Err(self.lexer.error("a file has no path or no size")),
         }
@@ -377,4 +378,11 @@ impl LineHash {
         let hash = if self.line_has_bytes { None } else { self.before_line_before };
         hash.map(|hash| hex::encode(hash.finalize()))
     }
+}
+
+/// Seconds since the Unix epoch of `2026-11-21 06:54:52 GMT`; 0 for anything else.
+fn seconds(text: &str) -> i64 {
+    let time = text.strip_suffix(" GMT").map(|time| time.replacen(' ', "T", 1) + "Z");
+    let time = time.and_then(|time| time.parse::<Timestamp>().ok());
+    time.map_or(0, |time| time.as_micros().div_euclid(1_000_000))
 }

@@ -5,6 +5,7 @@ mod archiving;
 mod archiving_advice;
 mod backup_session;
 mod facts;
+mod incremental;
 mod preflight;
 mod slots;
 mod sql;
@@ -16,6 +17,7 @@ pub use archiving::{
 pub use archiving_advice::{archiver_advice, archiving_advice};
 pub(crate) use backup_session::{BackupSession, Stopped};
 pub(crate) use facts::{facts_over_replication, facts_over_sql};
+pub use incremental::IncrementalServer;
 pub(crate) use preflight::advice_of;
 pub use preflight::{Advice, Severity};
 pub use slots::{SlotInfo, slots_advice};

@@ -122,6 +122,8 @@ pub struct SourceFacts {
     pub from_standby: Option<bool>,
     /// Whether relation files come as the blocks that changed since an earlier backup.
     pub incremental: bool,
+    /// Why they do not, though that was asked for.
+    pub not_incremental: Option<String>,
     /// The user tablespaces.
     pub tablespaces: Vec<TablespaceFacts>,
     /// Settings that recovery elsewhere depends on.

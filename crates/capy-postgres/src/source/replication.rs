@@ -6,10 +6,7 @@ use super::{ArchiveStart, SourceEvent, SourceFacts};
 use crate::PostgresError;
 use crate::connect::ConnectSettings;
 use crate::replication::{BaseBackup, BaseBackupEvent, BaseBackupOptions, ReplicationConnection};
-use crate::server::{self, Advice};
-
-/// The first version that sends changed blocks alone.
-const INCREMENTAL_SINCE: u32 = 170_000;
+use crate::server::{self, Advice, IncrementalServer};
 
 /// A base backup being received.
 #[derive(Debug)]
@@ -58,8 +55,9 @@ impl ReplicationSource {
             });
         }
         ctx.progress.phase(Phase::Checkpoint, None);
-        let backup = begin(ctx, settings, connection, version, options).await?;
+        let (backup, refused) = begin(ctx, settings, connection, version, options).await?;
         facts.incremental = backup.incremental;
+        facts.not_incremental = refused;
         facts.timeline = Some(backup.timeline);
         facts.start_lsn = Some(backup.start_lsn);
         facts.tablespaces.clone_from(&backup.tablespaces);
@@ -113,34 +111,36 @@ impl ReplicationSource {
 }
 
 /// Starts the base backup: of what changed, if that is asked for and the server can do it, and
-/// otherwise of everything, with the reason said.
+/// otherwise of everything, with the reason said and returned.
 async fn begin(
     ctx: &Ctx,
     settings: &ConnectSettings,
     connection: ReplicationConnection,
     version: u32,
     options: &BaseBackupOptions,
-) -> Result<BaseBackup, PostgresError> {
+) -> Result<(BaseBackup, Option<String>), PostgresError> {
     if options.incremental_from.is_none() {
-        return BaseBackup::start(connection, version, options).await;
+        return Ok((BaseBackup::start(connection, version, options).await?, None));
     }
     let whole = BaseBackupOptions { incremental_from: None, ..options.clone() };
-    let not_possible = |reason: String| {
+    let not_possible = |reason: &str| {
         ctx.progress.problem(Problem {
             subject: "incremental backup".to_owned(),
             message: format!("not possible, so everything is sent: {reason}"),
         });
     };
-    if version < INCREMENTAL_SINCE {
-        not_possible(format!("PostgreSQL {} cannot, only 17 and later can", version / 10_000));
-        return BaseBackup::start(connection, version, &whole).await;
+    if let Err(reason) = IncrementalServer::check_version(version) {
+        not_possible(&reason);
+        return Ok((BaseBackup::start(connection, version, &whole).await?, Some(reason)));
     }
     match BaseBackup::start(connection, version, options).await {
-        Err(PostgresError::Server(reason)) if !reason.is_about_access() => {
-            not_possible(reason.to_string());
+        Err(PostgresError::Server(refusal)) if !refusal.is_about_access() => {
+            let reason = refusal.to_string();
+            not_possible(&reason);
             // The server ends the command; a connection of its own leaves no doubt about its state.
-            BaseBackup::start(ReplicationConnection::open(settings).await?, version, &whole).await
+            let connection = ReplicationConnection::open(settings).await?;
+            Ok((BaseBackup::start(connection, version, &whole).await?, Some(reason)))
         }
-        other => other,
+        other => Ok((other?, None)),
     }
 }
