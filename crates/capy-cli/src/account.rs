@@ -51,6 +51,7 @@ pub(crate) fn backup(report: &BackupReport, memory: &str) -> String {
                 rate(report.read_bytes, report.elapsed)
             ),
         ),
+        ("incremental", incremental(report)),
         ("files", format!("{} files, {}", stats.files, bytes(stats.size_bytes))),
         (
             "deduplicated",
@@ -94,6 +95,20 @@ pub(crate) fn backup(report: &BackupReport, memory: &str) -> String {
         }
     }
     text
+}
+
+/// `on main/x: 12 of 300 files changed, by 96.0 KiB`.
+fn incremental(report: &BackupReport) -> String {
+    let Some(incremental) = &report.incremental else { return "-".to_owned() };
+    match &incremental.from {
+        Some(from) => format!(
+            "on {from}: {} of {} files changed, by {}",
+            incremental.changed_files,
+            incremental.files,
+            bytes(incremental.changed_bytes)
+        ),
+        None => "no: everything was sent".to_owned(),
+    }
 }
 
 /// Which WAL a restore needs besides the backup.

@@ -59,6 +59,7 @@ pub(crate) fn details(entry: &BackupEntry, record: &BackupRecord) -> BackupDetai
     BackupDetails {
         info: info(entry),
         tool_version: record.tool_version.clone(),
+        incremental_from: record.incremental_from.clone(),
         stats: stats(&record.stats),
         postgres: record.postgres.as_ref().map(postgres),
         problems: record.problems.clone(),

@@ -7,7 +7,8 @@
 
 use std::fmt;
 
-use capy_types::{Cancelled, ErrorKind};
+use capy_repo::RepoError;
+use capy_types::{Cancelled, ErrorKind, PackId};
 
 /// The library's result.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -55,6 +56,11 @@ impl Error {
     pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// The pack that was found damaged, where that is what is wrong.
+    pub(crate) fn damaged_pack(&self) -> Option<PackId> {
+        self.source.as_ref()?.downcast_ref::<RepoError>()?.damaged_pack()
     }
 
     /// The class of failure, named by the caller's next step.

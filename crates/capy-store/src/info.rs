@@ -146,6 +146,9 @@ pub struct BackupDetails {
     pub info: BackupInfo,
     /// The version of the program that took it.
     pub tool_version: String,
+    /// The backup it was put together with, when the server sent only what had changed since. It is
+    /// whole all the same.
+    pub incremental_from: Option<BackupId>,
     /// What was counted while it was taken.
     pub stats: BackupStats,
     /// What PostgreSQL said.

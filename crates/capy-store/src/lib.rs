@@ -62,7 +62,7 @@ pub use capy_types::{
     SlotId, SystemClock, SystemId, TimelineId, Timestamp, WalFile, WalFileKind, WalNameError,
 };
 
-pub use backup::{BackupOptions, BackupSource, Checkpoint, PostgresSource};
+pub use backup::{BackupOptions, BackupSource, Checkpoint, Incremental, IncrementalReport, PostgresSource};
 pub use capy_postgres::recovery::{RecoveryTarget, TargetAction, TargetTimeline, restore_command};
 pub use check::{CheckOptions, CheckReport, CheckState, CheckStep};
 pub use error::{Error, Result};

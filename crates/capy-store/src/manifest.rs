@@ -81,7 +81,7 @@ pub(crate) async fn compare(ctx: &Ctx, reader: &Reader, entries: &Content) -> Re
 }
 
 /// The content of the backup's manifest: a file of the base archive, or an archive of its own.
-async fn find_manifest(ctx: &Ctx, reader: &Reader, entries: &Content) -> Result<Option<Content>> {
+pub(crate) async fn find_manifest(ctx: &Ctx, reader: &Reader, entries: &Content) -> Result<Option<Content>> {
     let mut stored = Stored::new(reader.manifest(entries));
     let mut found = None;
     while let Some((path, content)) = stored.next().await? {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use capy_types::{BackupKey, Lsn, TimelineId};
 use serde::{Serialize, Serializer};
 
-use crate::{BackupInfo, BackupState, BackupStats, Limits, RecoveryChoice};
+use crate::{BackupInfo, BackupState, BackupStats, IncrementalReport, Limits, RecoveryChoice};
 
 /// Most findings kept in a report, in a record and in memory; the rest are counted. At about
 /// 200 bytes each this is 200 kB.
@@ -102,6 +102,8 @@ pub struct BackupReport {
     pub notices: Vec<String>,
     /// The WAL a restore needs and this backup does not contain.
     pub wal_needed: Option<WalRange>,
+    /// How it went when it was to be incremental; absent when it was not.
+    pub incremental: Option<IncrementalReport>,
 }
 
 impl BackupReport {

@@ -2,7 +2,7 @@
 //!
 //! Contained by: tests that need a real server. Servers of other majors than the distribution's
 //! are in `.cache/postgres`, put there by `tools/setup/postgres-majors`; they have no clients, so
-//! `psql` and the rest are always the distribution's.
+//! `psql` and the rest are always the distribution's, but for those in [`clients_of_17`].
 //!
 //! Invariants: no server listens beyond its own socket directory and 127.0.0.1; it runs as the user
 //! `postgres` when the tests run as root; dropping a [`Cluster`] stops it and removes its files.
@@ -46,6 +46,15 @@ pub fn majors() -> Vec<u32> {
         return vec![distribution().major];
     }
     MAJORS.filter(|major| programs_of(*major).is_some()).collect()
+}
+
+/// The clients of 17, where they are installed: they take incremental backups and put them together.
+/// (Those of 18 are not to be had, and 17's refuse what is of 18.)
+#[must_use]
+pub fn clients_of_17() -> Option<PathBuf> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let programs = workspace.join(".cache/postgres/clients-17/bin");
+    programs.join("pg_combinebackup").exists().then(|| programs.canonicalize().ok()).flatten()
 }
 
 /// A running server and its files.
@@ -341,19 +350,27 @@ impl Cluster {
     pub fn try_run<S: AsRef<OsStr>>(&self, program: &str, options: impl IntoIterator<Item = S>) -> Output {
         let is_server = SERVER_PROGRAMS.contains(&program);
         let programs = if is_server { &self.programs } else { &distribution().programs };
-        let mut command = Command::new(programs.join(program));
+        self.execute(&programs.join(program), options)
+    }
+
+    /// Runs a program as the server's user, in the cluster's directory.
+    ///
+    /// # Panics
+    /// When there is no such program.
+    pub fn execute<S: AsRef<OsStr>>(&self, program: &Path, options: impl IntoIterator<Item = S>) -> Output {
+        let mut command = Command::new(program);
         command.args(options).current_dir(self.path()).stdin(Stdio::null());
         for variable in ["PGPORT", "PGDATABASE", "PGOPTIONS", "PGSSLMODE", "PGDATA"] {
             command.env_remove(variable);
         }
         // pg_ctl hands its output on to the server it starts: a pipe would never close.
-        if program == "pg_ctl" {
+        if program.ends_with("pg_ctl") {
             command.stdout(Stdio::null()).stderr(Stdio::null());
         }
         if let Some((uid, gid)) = self.owner {
             command.uid(uid).gid(gid);
         }
-        command.output().unwrap_or_else(|error| panic!("cannot run {program}: {error}"))
+        command.output().unwrap_or_else(|error| panic!("cannot run {}: {error}", program.display()))
     }
 
     /// The end of the server's log.

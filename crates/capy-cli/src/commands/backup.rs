@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use capy_store::{
-    BackupId, BackupOptions, BackupSource, Checkpoint, ClusterName, PostgresSource, StoreRates,
+    BackupId, BackupOptions, BackupSource, Checkpoint, ClusterName, Incremental, PostgresSource, StoreRates,
 };
 use clap::{ArgGroup, Args, ValueEnum};
 
@@ -23,6 +23,11 @@ use crate::session::Session;
 /// one tar (a file, or - for standard input), or a directory of tars. With --stdin-as standard
 /// input is stored as one file of that name: a dump, an export.
 ///
+/// With --incremental auto a server of 17 or later sends only the blocks that changed since the
+/// newest sound backup of the cluster, and they are put together with that: what is stored is a whole
+/// backup, which restores without any other. Where that is not possible everything is sent, and the
+/// reason is said.
+///
 /// Only what the repository does not hold yet is stored. Page checksums are checked where the
 /// cluster has them, and backup_manifest is compared with what was stored; a backup that fails
 /// is kept, marked damaged, and the command ends with exit code 1. A broken or incomplete input
@@ -33,6 +38,7 @@ use crate::session::Session;
     after_help = "Examples:\n  \
     capy-store backup --cluster main --pg \"host=/run/postgresql port=5432 user=postgres\" --label nightly\n  \
     capy-store backup --cluster main --pg \"host=/run/postgresql user=postgres\" --pgdata /var/lib/postgresql/15/main\n  \
+    capy-store backup --cluster main --pg \"host=/run/postgresql user=postgres\" --incremental auto\n  \
     pg_basebackup -D - -Ft -X none | capy-store backup --cluster main --tar -\n  \
     pg_basebackup -D /tmp/tars -Ft -X fetch && capy-store backup --cluster main --tar /tmp/tars\n  \
     set -o pipefail; pg_dump shop | capy-store backup --cluster main --stdin-as shop.sql --database shop"
@@ -75,6 +81,11 @@ pub(crate) struct BackupArgs {
     #[arg(long, value_enum, default_value_t = CheckpointArg::Fast, requires = "pg")]
     checkpoint: CheckpointArg,
 
+    /// Have the server send only the blocks that changed since an earlier backup of the cluster, and
+    /// put a whole backup together (--pg; PostgreSQL 17 and later with summarize_wal = on)
+    #[arg(long, value_enum, default_value_t = IncrementalArg::Off, requires = "pg", conflicts_with = "pgdata")]
+    incremental: IncrementalArg,
+
     /// Leave out the WAL that makes the backup consistent by itself (--pg); recovery then needs it
     /// from an archive
     #[arg(long, requires = "pg")]
@@ -114,6 +125,16 @@ enum CheckpointArg {
     Spread,
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum IncrementalArg {
+    /// It sends everything
+    Off,
+    /// Where that is possible; otherwise it sends everything, and the reason is said
+    Auto,
+    /// Where it is not possible, the command fails
+    Require,
+}
+
 pub(crate) async fn run(args: BackupArgs, session: &mut Session) -> anyhow::Result<Exit> {
     let source = source(&args)?;
     let rates = StoreRates { upload: args.upload_rate, ..StoreRates::default() };
@@ -127,6 +148,11 @@ pub(crate) async fn run(args: BackupArgs, session: &mut Session) -> anyhow::Resu
     options.read_rate = args.read_rate;
     options.memory_bytes = Some((args.memory as usize) << 20);
     options.delta_depth = args.delta_depth;
+    options.incremental = match args.incremental {
+        IncrementalArg::Off => Incremental::Off,
+        IncrementalArg::Auto => Incremental::Auto,
+        IncrementalArg::Require => Incremental::Require,
+    };
     let report = repository.backup(&session.ctx, source, options).await?;
     session.finish_progress();
     let with_memory = WithMemory::of(&report);

@@ -35,6 +35,7 @@ fn text(details: &BackupDetails) -> String {
         ("label", or_dash(info.label.clone())),
         ("database", or_dash(info.database.clone())),
         ("kind", info.kind.as_str().to_owned()),
+        ("built on", details.incremental_from.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string)),
         ("created", info.created_at.to_string()),
         ("finished", info.finished_at.to_string()),
         ("state", info.state.as_str().to_owned()),

@@ -6,6 +6,7 @@ mod delta;
 mod documents;
 mod errors;
 mod harness;
+mod incremental;
 mod interruptions;
 mod local;
 mod pitr;

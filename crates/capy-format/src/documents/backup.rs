@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use capy_types::{BackupKey, Lsn, SegmentSize, SystemId, TimelineId, Timestamp};
+use capy_types::{BackupId, BackupKey, Lsn, SegmentSize, SystemId, TimelineId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::{check_label, checked, from_json};
@@ -144,6 +144,10 @@ pub struct BackupRecord {
     /// The database or stream it is of.
     #[serde(default)]
     pub database: Option<String>,
+    /// The backup of the same cluster that it was put together with: the server sent only what had
+    /// changed since. Written only then. It is a whole backup all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incremental_from: Option<BackupId>,
     /// Its manifest.
     pub manifest: Content,
     /// Counts and sizes.
@@ -177,6 +181,9 @@ impl BackupRecord {
     pub fn check(&self) -> Result<(), String> {
         self.label.as_deref().map_or(Ok(()), check_label)?;
         self.manifest.check().map_err(|problem| format!("manifest: {problem}"))?;
+        if self.incremental_from.as_ref() == Some(&self.key.id) {
+            return Err("put together with itself".to_owned());
+        }
         if (self.problems.len() as u64) > self.problems_total {
             return Err(format!("{} problems listed of {}", self.problems.len(), self.problems_total));
         }

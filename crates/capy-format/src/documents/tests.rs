@@ -120,6 +120,13 @@ fn a_record_that_contradicts_itself_is_refused() {
     assert!(refused("/problems_total", json!(0)).contains("1 problems listed of 0"));
     assert!(refused("/manifest/length", json!(5)).contains("manifest: the references do not add up"));
     assert!(refused("/postgres/segment_size", json!(12345)).contains("not a WAL segment size"));
+    let mut record = samples::backup_record();
+    assert!(!serde_json::to_string(&record).unwrap().contains("incremental_from"), "as it always was");
+    record.incremental_from = Some("earlier".parse().unwrap());
+    let json = serde_json::to_vec(&record).unwrap();
+    assert_eq!(BackupRecord::from_json("backups/x", &json), Ok(record.clone()));
+    record.incremental_from = Some(record.key.id.clone());
+    assert_eq!(record.check(), Err("put together with itself".to_owned()));
 }
 
 /// What [`Root::check`] says of a sample root after `change`.

@@ -287,6 +287,7 @@ pub(crate) fn backup_record() -> BackupRecord {
         finished_at: time("2026-11-21T06:59:59.5Z"),
         kind: BackupKind::Base,
         database: None,
+        incremental_from: None,
         manifest: deep_content(),
         stats: Stats {
             entries: 12,

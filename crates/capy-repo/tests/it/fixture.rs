@@ -110,6 +110,7 @@ pub(crate) fn record(repo: &Repository, id: &str, flushed: &Flushed) -> BackupRe
         finished_at: now,
         kind: BackupKind::Base,
         database: None,
+        incremental_from: None,
         manifest: flushed.manifest.clone(),
         stats: flushed.stats.clone(),
         postgres: None,

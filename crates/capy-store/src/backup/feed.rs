@@ -2,6 +2,7 @@
 //!
 //! Contained by: the backup. One pass, nothing held but the small files that say what the backup
 //! is, and 16 bytes per file to notice a path that comes twice.
+//! Files of changed blocks are put together with an earlier backup's on the way ([`super::changed`]).
 //! Invariants: an entry is ended only when all its bytes have come; a source that ends early is an
 //! error of the tar it broke off in, with entry and offset.
 
@@ -12,12 +13,15 @@ use std::time::{Duration, Instant};
 
 use capy_format::{ArchiveHeader, ArchiveKind, Meta};
 use capy_postgres::ArchiveKind as SourceKind;
+use capy_postgres::incremental::segment_path;
+use capy_postgres::label::without_incremental_lines;
 use capy_postgres::relation::{ChunkingHint, PathClass, classify};
 use capy_postgres::tar::{EntryKind, TarEntry, TarEvent, TarParser, clean_path};
 use capy_postgres::{PostgresError, Source, SourceEvent};
 use capy_repo::{Ingest, Strategy};
 use capy_types::{Ctx, ErrorKind};
 
+use super::changed::{Changed, Rewriting, Together};
 use super::pages::{PageChecker, PageTag};
 use super::required::{Kept, Which};
 use crate::rate::Pace;
@@ -43,6 +47,8 @@ pub(super) struct Fed {
     pub(super) server_verdict: Option<String>,
     /// Oid and location (empty when unknown) of the tablespaces inside.
     pub(super) tablespaces: BTreeMap<u32, String>,
+    /// What became of files of changed blocks, when the source sends such.
+    pub(super) together: Option<Together>,
 }
 
 /// Feeds one source into one ingest.
@@ -55,6 +61,7 @@ pub(super) struct Feeder<'a> {
     /// Files begun so far: the number of the next one.
     files: u64,
     archive: Option<Archive>,
+    version_num: u32,
     fed: Fed,
 }
 
@@ -66,6 +73,12 @@ struct Archive {
     /// The file whose bytes are coming, when it is one to keep.
     keeping: Option<(Which, Vec<u8>)>,
     in_file: bool,
+    /// The changed blocks that are coming, and how the manifest lists their file.
+    changed: Option<(Changed, Vec<u8>)>,
+    /// The file that is begun only when all of it is there.
+    deferred: Option<Meta>,
+    /// The server's manifest, when another is stored in its place.
+    rewriting: Option<Rewriting>,
 }
 
 impl<'a> Feeder<'a> {
@@ -75,7 +88,8 @@ impl<'a> Feeder<'a> {
         pages: Option<Arc<PageChecker>>,
         pace: Option<Pace>,
     ) -> Self {
-        Self { ctx, ingest, pages, pace, seen: HashSet::new(), files: 0, archive: None, fed: Fed::default() }
+        let (seen, fed) = (HashSet::new(), Fed::default());
+        Self { ctx, ingest, pages, pace, seen, files: 0, archive: None, version_num: 0, fed }
     }
 
     /// Feeds everything.
@@ -83,6 +97,8 @@ impl<'a> Feeder<'a> {
         if let (Some(pages), Some(start)) = (&self.pages, source.facts().start_lsn) {
             pages.start_lsn_is(start);
         }
+        self.fed.together = source.facts().incremental.then(Together::default);
+        self.version_num = source.facts().version_num.unwrap_or_default();
         while let Some(event) = self.next(source).await? {
             match event {
                 SourceEvent::Archive(start) => self.begin_archive(start.kind).await?,
@@ -139,7 +155,12 @@ impl<'a> Feeder<'a> {
             SourceKind::Stream { name } => Some(name.clone()),
         };
         let parser = plain_name.is_none().then(TarParser::new);
-        self.archive = Some(Archive { kind, parser, keeping: None, in_file: false });
+        let rewriting = match (&kind, &mut self.fed.together) {
+            (SourceKind::BackupManifest, Some(together)) => Some(together.rewriting()),
+            _ => None,
+        };
+        let (keeping, changed, deferred) = (None, None, None);
+        self.archive = Some(Archive { kind, parser, keeping, in_file: false, changed, deferred, rewriting });
         match plain_name {
             Some(name) => self.begin_plain(name).await,
             None => Ok(()),
@@ -161,6 +182,9 @@ impl<'a> Feeder<'a> {
         let Some(archive) = &mut self.archive else {
             return Err(Error::new(ErrorKind::Internal, "bytes came outside of an archive"));
         };
+        if let (Some(rewriting), Some(together)) = (&mut archive.rewriting, &mut self.fed.together) {
+            return rewriting.feed(together, bytes);
+        }
         let Some(mut parser) = archive.parser.take() else {
             return Ok(self.ingest.write(bytes).await?);
         };
@@ -182,12 +206,12 @@ impl<'a> Feeder<'a> {
     }
 
     async fn entry(&mut self, entry: TarEntry) -> Result<()> {
-        let path =
+        let mut path =
             clean_path(&entry.path).map_err(|error| Error::wrap(ErrorKind::Invalid, error))?.into_owned();
         let Some(archive) = &mut self.archive else { return Ok(()) };
         archive.keeping = None;
         archive.in_file = entry.kind == EntryKind::File;
-        let meta = Meta {
+        let mut meta = Meta {
             path: entry.path,
             mode: entry.mode,
             uid: entry.uid,
@@ -201,11 +225,18 @@ impl<'a> Feeder<'a> {
             EntryKind::Symlink => return Ok(self.ingest.symlink(meta, entry.link_target)?),
             EntryKind::File => {}
         }
+        let class = classify(&archive.kind, &path);
+        let segment = segment_path(&path)
+            .filter(|_| self.fed.together.is_some() && matches!(class, PathClass::Incremental(_)));
+        let listed = segment.is_some().then(|| listed_path(&archive.kind, &path));
+        if let Some(segment) = segment {
+            meta.path.clone_from(&segment);
+            path = segment;
+        }
         if !self.seen.insert(fingerprint(&archive.kind, &path)) {
             let shown = String::from_utf8_lossy(&path);
             return Err(Error::invalid(format!("the archive holds {shown} twice")));
         }
-        let class = classify(&archive.kind, &path);
         archive.keeping = Which::of(&class, entry.size).map(|which| (which, Vec::new()));
         if let PathClass::WalSegment(name) = &class {
             self.fed.kept.wal_segments.insert(name.clone());
@@ -215,16 +246,33 @@ impl<'a> Feeder<'a> {
             ChunkingHint::ContentDefined => Strategy::Cdc,
         };
         let tag = match (&self.pages, &class) {
-            (Some(_), PathClass::Relation(relation)) => PageTag::new(self.files, relation.segment),
+            (Some(_), PathClass::Relation(relation) | PathClass::Incremental(relation)) => {
+                PageTag::new(self.files, relation.segment)
+            }
             _ => None,
         };
         self.files += 1;
+        if let Some(listed) = listed {
+            archive.changed = Some((Changed::new(meta, tag.map(PageTag::as_u64), entry.size), listed));
+            return Ok(());
+        }
+        if self.fed.together.is_some() && class == PathClass::BackupLabel {
+            archive.deferred = Some(meta);
+            return Ok(());
+        }
         Ok(self.ingest.begin_file(meta, strategy, tag.map(PageTag::as_u64)).await?)
     }
 
     async fn file_data(&mut self, data: &[u8], sound: bool) -> Result<()> {
         if let Some(Archive { keeping: Some((_, kept)), .. }) = &mut self.archive {
             kept.extend_from_slice(data);
+        }
+        match &mut self.archive {
+            Some(Archive { changed: Some((changed, _)), .. }) => {
+                return changed.feed(self.ingest, data).await;
+            }
+            Some(Archive { deferred: Some(_), .. }) => return Ok(()),
+            _ => {}
         }
         match sound {
             true => Ok(self.ingest.write_inspected(data).await?),
@@ -237,13 +285,33 @@ impl<'a> Feeder<'a> {
         if !std::mem::take(&mut archive.in_file) {
             return Ok(());
         }
-        if let Some((which, content)) = archive.keeping.take() {
+        if let (Some((changed, listed)), Some(together)) = (archive.changed.take(), &mut self.fed.together) {
+            return together.end(changed, &listed, self.ingest).await;
+        }
+        let (keeping, deferred) = (archive.keeping.take(), archive.deferred.take());
+        if let Some((which, mut content)) = keeping {
+            if let Some(meta) = deferred {
+                content = self.whole_label(meta, &content).await?;
+            }
             if which == Which::BackupLabel {
                 self.note_start(&content);
             }
             self.fed.kept.keep(which, content);
         }
         Ok(self.ingest.end_file().await?)
+    }
+
+    /// Stores the label of an incremental backup as that of the whole one it becomes: recovery would
+    /// refuse it otherwise.
+    async fn whole_label(&mut self, meta: Meta, sent: &[u8]) -> Result<Vec<u8>> {
+        let whole = without_incremental_lines(sent);
+        let sum = |content: &[u8]| (content.len() as u64, crc32c::crc32c(content));
+        if let Some(together) = &mut self.fed.together {
+            together.note(&meta.path, sum(sent), sum(&whole));
+        }
+        self.ingest.begin_file(meta, Strategy::Cdc, None).await?;
+        self.ingest.write(&whole).await?;
+        Ok(whole)
     }
 
     /// Pages newer than the start may be torn: the sooner it is known, the less is remembered.
@@ -256,6 +324,11 @@ impl<'a> Feeder<'a> {
 
     async fn end_archive(&mut self) -> Result<()> {
         let Some(archive) = self.archive.take() else { return Ok(()) };
+        if let Some(rewriting) = archive.rewriting {
+            for piece in rewriting.finish(self.version_num)? {
+                self.ingest.write(&piece).await?;
+            }
+        }
         let trailing_zeros = match archive.parser {
             Some(parser) => parser.finish().map_err(in_tar)?.trailing_zero_bytes,
             None => {
@@ -282,6 +355,14 @@ fn stored_kind(kind: &SourceKind) -> ArchiveKind {
         }
         SourceKind::BackupManifest => ArchiveKind::BackupManifest,
         SourceKind::Stream { .. } => ArchiveKind::Stream,
+    }
+}
+
+/// The path by which a `backup_manifest` lists a file.
+fn listed_path(kind: &SourceKind, path: &[u8]) -> Vec<u8> {
+    match kind {
+        SourceKind::Tablespace { oid, .. } => [format!("pg_tblspc/{oid}/").as_bytes(), path].concat(),
+        _ => path.to_vec(),
     }
 }
 

@@ -1,5 +1,9 @@
 //! Backup: a source's archives into the repository, checked on the way, visible at one stroke.
 //!
+//! An incremental backup is built on an earlier one ([`incremental`]): the server sends what changed
+//! since, [`changed`] puts it together with what is stored, and the outcome is a backup like any other.
+//! Where that does not come about, everything is received, by the same command.
+//!
 //! The parts: [`feed`] takes the source's bytes apart and hands entries to the repository; page
 //! checksums are looked at on the workers ([`pages`]); when all is stored, `backup_manifest` is
 //! compared with what was stored; [`facts`] puts together what is known of the cluster; then the
@@ -8,8 +12,11 @@
 //! Invariants: a source that fails, or does not hold what a base backup must hold, commits
 //! nothing; a backup whose checksums do not agree is committed as damaged, and the report says so.
 
+mod attempt;
+mod changed;
 mod facts;
 mod feed;
+mod incremental;
 mod pages;
 mod postgres;
 mod required;
@@ -21,11 +28,12 @@ use std::time::{Duration, Instant};
 
 use capy_format::BackupRecord;
 use capy_postgres::Source;
-use capy_repo::{Flushed, Ingest, IngestOptions, ReadOptions, RepoError};
+use capy_repo::{Flushed, Ingest, ReadOptions, RepoError};
 use capy_types::limits::LABEL_MAX_BYTES;
 use capy_types::{BackupId, BackupKey, ClusterName, Ctx, Phase, Timestamp};
 use tracing::instrument;
 
+pub use incremental::{Incremental, IncrementalReport};
 pub use postgres::{Checkpoint, PostgresSource};
 pub use source::BackupSource;
 
@@ -62,6 +70,9 @@ pub struct BackupOptions {
     /// backup's where that is much smaller. 0 stores every chunk whole; the default, when `None`,
     /// keeps restores near the speed of a backup without any.
     pub delta_depth: Option<u8>,
+    /// Whether a server (17 or later, with `summarize_wal = on`) may send only what changed since an
+    /// earlier backup of the cluster. What is stored is a whole backup all the same.
+    pub incremental: Incremental,
 }
 
 impl BackupOptions {
@@ -78,6 +89,7 @@ impl BackupOptions {
             memory_bytes: None,
             read_rate: None,
             delta_depth: None,
+            incremental: Incremental::Off,
         }
     }
 }
@@ -92,8 +104,8 @@ impl Repository {
     /// # Errors
     /// `Invalid` when the input is no base backup or lacks a file it must have; `Corrupt` when a tar
     /// is truncated or broken (the message names entry and offset); `Conflict` when the key is
-    /// taken; `Denied`, `Unavailable` from server, disk or store. After an error nothing is
-    /// visible.
+    /// taken; `Denied`, `Unavailable` from server, disk or store; `Invalid` when the backup had to be
+    /// incremental and cannot be. After an error nothing is visible.
     ///
     /// # Cancellation
     /// Dropping or cancelling commits nothing. What was uploaded and indexed by then is reused by
@@ -126,29 +138,14 @@ impl Repository {
         let id = options.id.clone().unwrap_or_else(|| BackupId::generate(created_at, self.entropy()));
         let key = BackupKey { cluster: options.cluster.clone(), id };
         cancellable(ctx, self.refuse_taken(&key)).await?;
-        let kind = source.kind();
-        let source = cancellable(ctx, source.open(ctx, options.check_pages)).await?;
         let pages = Arc::new(PageChecker::default());
-        let mut ingest_options = IngestOptions::new(key.clone());
-        ingest_options.jobs = options.jobs.unwrap_or(ingest_options.jobs);
-        ingest_options.memory_bytes = options.memory_bytes.unwrap_or(ingest_options.memory_bytes);
-        ingest_options.parent = Some(kind);
-        ingest_options.delta.depth_max = options.delta_depth.unwrap_or(ingest_options.delta.depth_max);
-        if options.check_pages {
-            ingest_options.inspector = Some(Arc::clone(&pages) as Arc<_>);
-        }
-        let mut ingest = cancellable(ctx, async { Ok(self.repo.begin(ctx, ingest_options).await?) }).await?;
         let taking = Taking { repository: self, ctx, options: &options, key, created_at, begun, pages };
-        match cancellable(ctx, taking.store(source, &mut ingest)).await {
-            Ok(stored) => taking.commit(ingest, stored).await,
-            Err(error) => {
-                // The first error is the one to report; a session that could not be removed is
-                // fenced off by the collector.
-                if let Err(left) = ingest.abandon().await {
-                    tracing::warn!(error = %left, "the session of the failed backup stays registered");
-                }
-                Err(error)
-            }
+        let asked = source.server().cloned().filter(|_| options.incremental != Incremental::Off);
+        let Some(server) = asked else { return taking.whole(source, None).await };
+        match taking.incremental(server).await? {
+            Ok(report) => Ok(report),
+            Err(not) if options.incremental == Incremental::Require => Err(incremental::refused(&not.reason)),
+            Err(not) => taking.whole(source, Some(not)).await,
         }
     }
 }
@@ -190,6 +187,7 @@ struct Taking<'a> {
 /// Everything stored and checked, not yet visible.
 struct Stored {
     fed: Fed,
+    earlier: Option<BackupKey>,
     flushed: Flushed,
     findings: Findings,
     facts: Option<capy_format::PostgresFacts>,
@@ -202,9 +200,11 @@ impl Taking<'_> {
     async fn store(&self, mut source: Source, ingest: &mut Ingest) -> Result<Stored> {
         let began = Instant::now();
         let since = began;
-        self.ctx.progress.phase(Phase::Backup, source.total_bytes());
+        // What a server estimates is the size of everything.
+        let total = source.total_bytes().filter(|_| !source.facts().incremental);
+        self.ctx.progress.phase(Phase::Backup, total);
         let checker = self.options.check_pages.then(|| Arc::clone(&self.pages));
-        let fed = Feeder::new(self.ctx, ingest, checker, self.options.read_rate.map(Pace::new))
+        let mut fed = Feeder::new(self.ctx, ingest, checker, self.options.read_rate.map(Pace::new))
             .run(&mut source)
             .await?;
         let mut stages = vec![stage("reading and storing", since)];
@@ -230,15 +230,35 @@ impl Taking<'_> {
             }
             notices = facts::notices(&known, &fed, &compared);
             findings.extend(compared.problems);
+            if let Some(together) = &mut fed.together {
+                findings.extend(std::mem::take(&mut together.findings));
+            }
             facts = Some(known);
             stages.push(stage("comparing backup_manifest", since));
         }
-        Ok(Stored { fed, flushed, findings, facts, notices, stages, limits })
+        let earlier = ingest.patched_from().cloned();
+        Ok(Stored { fed, earlier, flushed, findings, facts, notices, stages, limits })
     }
 
-    async fn commit(&self, ingest: Ingest, stored: Stored) -> Result<BackupReport> {
+    /// Makes it visible. `asked`: it was to be incremental.
+    async fn commit(
+        &self,
+        ingest: Ingest,
+        stored: Stored,
+        asked: Option<IncrementalReport>,
+    ) -> Result<BackupReport> {
         let since = Instant::now();
-        let Stored { fed, flushed, findings, facts, notices, mut stages, limits } = stored;
+        let Stored { fed, earlier, flushed, findings, facts, mut notices, mut stages, limits } = stored;
+        let incremental = match (asked, fed.together) {
+            (Some(asked), Some(together)) => {
+                Some(IncrementalReport { from: earlier, reason: asked.reason, ..together.report })
+            }
+            (asked, _) => asked,
+        };
+        if let Some(reason) = incremental.as_ref().and_then(|incremental| incremental.reason.as_ref()) {
+            notices.push(format!("everything was sent, for an incremental backup is not possible: {reason}"));
+        }
+        let from = incremental.as_ref().and_then(|incremental| incremental.from.as_ref());
         let state = if findings.is_empty() {
             capy_format::BackupState::Complete
         } else {
@@ -251,6 +271,7 @@ impl Taking<'_> {
             finished_at: self.repository.clock().now(),
             kind: if fed.is_base { capy_format::BackupKind::Base } else { capy_format::BackupKind::Stream },
             database: self.options.database.clone(),
+            incremental_from: from.map(|key| key.id.clone()),
             manifest: flushed.manifest,
             stats: flushed.stats,
             postgres: facts,
@@ -275,6 +296,7 @@ impl Taking<'_> {
             problems_total: findings.total,
             notices,
             wal_needed,
+            incremental,
         })
     }
 }

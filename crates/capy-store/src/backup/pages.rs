@@ -106,6 +106,14 @@ impl PageChecker {
         self.start_lsn.store(lsn.as_u64(), Ordering::Relaxed);
     }
 
+    /// Begins anew: what was seen was of a backup that came to nothing.
+    pub(super) fn forget(&self) {
+        self.start_lsn.store(0, Ordering::Relaxed);
+        *lock(&self.older) = Gathered::default();
+        *lock(&self.newer) = Gathered::default();
+        lock(&self.halves).clear();
+    }
+
     /// The verdict: bad pages that recovery will not repair, and how many there are in all.
     ///
     /// A page excuses itself by a position within the backup. One from beyond its end is not

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use bytes::Bytes;
 use capy_postgres::{
     BaseBackupOptions, ConnectSettings, LocalOptions, LocalSource, ReplicationSource, Source,
 };
@@ -59,9 +60,20 @@ impl PostgresSource {
         })
     }
 
+    /// How to reach the server.
+    pub(super) const fn settings(&self) -> &ConnectSettings {
+        &self.settings
+    }
+
     /// `check_pages`: whether the pages will be checked; then those read while they were being
-    /// written are read again.
-    pub(super) async fn open(self, ctx: &Ctx, check_pages: bool) -> Result<Source> {
+    /// written are read again. `incremental_from`: the `backup_manifest` of the backup since which
+    /// the changes are wanted.
+    pub(super) async fn open(
+        self,
+        ctx: &Ctx,
+        check_pages: bool,
+        incremental_from: Option<Bytes>,
+    ) -> Result<Source> {
         let fast_checkpoint = self.checkpoint == Checkpoint::Fast;
         Ok(match self.data_directory {
             Some(data_directory) => {
@@ -80,7 +92,7 @@ impl PostgresSource {
                     label: self.server_label,
                     fast_checkpoint,
                     include_wal: self.include_wal,
-                    incremental_from: None,
+                    incremental_from,
                 };
                 Source::Replication(Box::new(ReplicationSource::start(ctx, &self.settings, &options).await?))
             }

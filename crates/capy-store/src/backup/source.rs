@@ -72,10 +72,18 @@ impl BackupSource {
         }
     }
 
+    /// The server, if it is one.
+    pub(super) const fn server(&self) -> Option<&PostgresSource> {
+        match &self.0 {
+            Kind::Postgres(source) => Some(source),
+            _ => None,
+        }
+    }
+
     /// Opens it. `check_pages`: whether the pages will be checked.
     pub(super) async fn open(self, ctx: &Ctx, check_pages: bool) -> Result<Source> {
         Ok(match self.0 {
-            Kind::Postgres(source) => source.open(ctx, check_pages).await?,
+            Kind::Postgres(source) => source.open(ctx, check_pages, None).await?,
             Kind::Tar(path) => Source::Tar(TarSource::open(&path)?),
             Kind::TarStdin => Source::Tar(TarSource::from_stdin()?),
             Kind::TarReader(reader) => Source::Tar(TarSource::from_reader(reader, "the tar")),

@@ -56,6 +56,7 @@ async fn commit(repo: &Repository, id: &str, mut ingest: Ingest) -> Result<Backu
         finished_at: now,
         kind: BackupKind::Base,
         database: None,
+        incremental_from: None,
         manifest: flushed.manifest,
         stats: flushed.stats,
         postgres: None,
