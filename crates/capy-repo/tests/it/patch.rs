@@ -312,17 +312,8 @@ async fn a_parent_that_lost_something_is_said_to_be_lost_and_nothing_wrong_is_st
         let error = patch_file(&mut ingest, "base/5/1", &patch, &given(5, &patch), 512).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
         assert!(ingest.lost_parent().is_some_and(|why| why.contains("fails authentication")), "{error}");
-        let damaged = ingest.damaged_packs().to_vec();
-        assert_eq!(damaged.len(), 1);
+        assert_eq!(ingest.damaged_packs().len(), 1);
         ingest.abandon().await.unwrap();
-
-        // Whoever knows of it stores anew what it held.
-        let options = IngestOptions { jobs: 2, distrusted: damaged, ..IngestOptions::new(key("2")) };
-        let mut whole = repo.begin(&Ctx::default(), options).await.unwrap();
-        feed(&mut whole, &two(), 100_000).await.unwrap();
-        commit(&repo, "2", whole).await.unwrap();
-        let back = read(&repo, "2").await.unwrap();
-        assert!(back.defects.is_empty() && back.files == two(), "{:?}", back.defects);
     }
 }
 
