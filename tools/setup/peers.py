@@ -1,7 +1,7 @@
 """The contenders of tools/bench-peers: how each one backs up, verifies and restores.
 
 Every one encrypts. Compression is the tool's default and the nearest to capy-store's zstd 3:
-restic `auto`, borg `lz4` (its default) and `zstd,3`, pgBackRest `zst` level 3, as it is released
+restic and rustic `auto`, borg `lz4` (its default) and `zstd,3`, pgBackRest `zst` level 3, as it is released
 (files are the unit) and with its block increments, which this version calls beta.
 
 A contender gives argument lists, and files for standard input and output; nothing runs here.
@@ -89,6 +89,36 @@ class Restic(Contender):
         return ["restic", "-q", "restore", "latest", "--target", self.out()], None
 
 
+class Rustic(Contender):
+    """The format is restic's; built by tools/setup/rustic, since no package of it is at hand."""
+
+    def __init__(self, work, kind, program):
+        self.input = kind
+        self.name = f"rustic, {kind}"
+        self.program = program
+        super().__init__(work)
+        self.env = {"RUSTIC_REPOSITORY": self.repo, "RUSTIC_PASSWORD": PASSPHRASE,
+                    "RUSTIC_CACHE_DIR": f"{self.home}/cache", "RUSTIC_NO_PROGRESS": "true",
+                    "RUSTIC_LOG_LEVEL": "error"}
+
+    def init(self):
+        return [[self.program, "init"]]
+
+    def backup(self, state):
+        start = [self.program, "backup", "--host", "h"]
+        if self.input == "tar":
+            return [*start, "--stdin-filename", "base.tar", "-"], self.source(state), None
+        return [*start, "data"], None, self.work
+
+    def verify(self):
+        return [self.program, "check", "--read-data"]
+
+    def restore(self):
+        if self.input == "tar":
+            return [self.program, "dump", "latest:/base.tar"], self.out()
+        return [self.program, "restore", "latest", self.out()], None
+
+
 class Borg(Contender):
     def __init__(self, work, kind, compression):
         self.input = kind
@@ -164,8 +194,9 @@ spool-path={self.home}/spool
         return self.command(f"--pg1-path={self.out()}", "--type=none", "restore"), None
 
 
-def contenders(work, capy, level):
+def contenders(work, capy, level, rustic):
     found = [Capy(work, capy, level)] if capy else []
+    found += [Rustic(work, kind, rustic) for kind in ("tar", "directory") if rustic]
     found += [Restic(work, "tar"), Borg(work, "tar", "lz4"), Borg(work, "tar", "zstd,3")]
     found += [Restic(work, "directory"), Borg(work, "directory", "zstd,3")]
     return found + [PgBackRest(work, False), PgBackRest(work, True)]
