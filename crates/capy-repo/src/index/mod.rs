@@ -220,16 +220,6 @@ impl ChunkIndex {
         &self.packs
     }
 
-    /// New backups do not build on these packs.
-    pub(crate) fn distrust(&mut self, packs: &[PackId]) {
-        for pack in packs {
-            let number = self.numbers.get(pack).map(|number| *number as usize);
-            if let Some(known) = number.and_then(|number| self.packs.get_mut(number)) {
-                known.usable = false;
-            }
-        }
-    }
-
     /// Notes that `packs` are listed in the index object `index`.
     pub(crate) fn set_index(&mut self, packs: &[PackId], index: IndexId) {
         for pack in packs {

@@ -30,7 +30,6 @@ impl Ingest {
         let (session, root) = session::register(&repo, &options.key).await?;
         let mut index = ChunkIndex::new(options.spill_dir.clone());
         let loaded = crate::index::load_indexes(&repo, &root, &mut index).await?;
-        index.distrust(&options.distrusted);
         for problem in &loaded.problems {
             ctx.progress.problem(Problem {
                 subject: names::index(&problem.index),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use capy_format::{BackupKind, Content, Stats};
-use capy_types::{BackupKey, PackId};
+use capy_types::BackupKey;
 
 use super::base::DeltaPolicy;
 
@@ -50,8 +50,6 @@ pub struct IngestOptions {
     pub parent: Option<BackupKind>,
     /// When they are.
     pub delta: DeltaPolicy,
-    /// Packs on which nothing new is built, though nothing is known against them but to the caller.
-    pub distrusted: Vec<PackId>,
     /// The backup that files are patched from ([`Ingest::begin_patched`](super::Ingest::begin_patched)).
     /// It is the parent then, and must be there.
     pub patch_from: Option<BackupKey>,
@@ -81,7 +79,6 @@ impl IngestOptions {
             spill_dir: PathBuf::from("/var/tmp"),
             parent: None,
             delta: DeltaPolicy::default(),
-            distrusted: Vec::new(),
             patch_from: None,
         }
     }

@@ -221,7 +221,7 @@ impl Ingest {
     }
 
     /// Packs that were found damaged when the parent was read: what is to be
-    /// [distrusted](super::IngestOptions::distrusted) by the next ingest.
+    /// [noted](crate::Repository::mark_damaged) before the next ingest.
     #[must_use]
     pub fn damaged_packs(&self) -> &[PackId] {
         &self.damaged_packs

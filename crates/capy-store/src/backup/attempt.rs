@@ -17,11 +17,10 @@ impl Taking<'_> {
     /// Receives everything. `not`: why it was not to be helped.
     pub(super) async fn whole(&self, source: BackupSource, not: Option<NotPossible>) -> Result<BackupReport> {
         let kind = source.kind();
-        let (reason, distrusted) = not.map(|not| (not.reason, not.damaged_packs)).unzip();
+        let (reason, damaged) = not.map(|not| (not.reason, not.damaged_packs)).unzip();
         let source = cancellable(self.ctx, source.open(self.ctx, self.options.check_pages)).await?;
         let asked = reason.map(|reason| IncrementalReport { reason: Some(reason), ..Default::default() });
-        let mut ingest =
-            cancellable(self.ctx, self.begin(kind, None, distrusted.unwrap_or_default())).await?;
+        let mut ingest = cancellable(self.ctx, self.begin(kind, None, &damaged.unwrap_or_default())).await?;
         match cancellable(self.ctx, self.store(source, &mut ingest)).await {
             Ok(stored) => self.commit(ingest, stored, asked).await,
             Err(error) => {
@@ -49,7 +48,7 @@ impl Taking<'_> {
         }
         let earlier = refused.is_none().then(|| key.clone());
         let begun =
-            cancellable(self.ctx, self.begin(capy_format::BackupKind::Base, earlier, damaged_packs)).await;
+            cancellable(self.ctx, self.begin(capy_format::BackupKind::Base, earlier, &damaged_packs)).await;
         let mut ingest = match begun {
             Err(error) if refused.is_none() && !error.is_transient() && self.ctx.check().is_ok() => {
                 let reason = format!("{key} cannot be built on: {}", error.chain());
@@ -91,19 +90,23 @@ impl Taking<'_> {
         not
     }
 
-    /// Begins the ingest; with `earlier`, of files made from that backup's.
+    /// Begins the ingest; with `earlier`, of files made from that backup's. It does not rest on
+    /// `damaged` packs, and neither will later ones.
     async fn begin(
         &self,
         kind: capy_format::BackupKind,
         earlier: Option<BackupKey>,
-        distrusted: Vec<PackId>,
+        damaged: &[PackId],
     ) -> Result<Ingest> {
+        if !damaged.is_empty() {
+            self.repository.repo.mark_damaged(damaged).await?;
+        }
         let mut options = IngestOptions::new(self.key.clone());
         options.jobs = self.options.jobs.unwrap_or(options.jobs);
         options.memory_bytes = self.options.memory_bytes.unwrap_or(options.memory_bytes);
         options.parent = Some(kind);
         options.delta.depth_max = self.options.delta_depth.unwrap_or(options.delta.depth_max);
-        (options.patch_from, options.distrusted) = (earlier, distrusted);
+        options.patch_from = earlier;
         if self.options.check_pages {
             options.inspector = Some(Arc::clone(&self.pages) as Arc<_>);
         }
