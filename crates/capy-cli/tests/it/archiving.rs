@@ -123,7 +123,7 @@ impl Archiving {
 
     /// Restores with these options, starts a server on the result, and waits until it has recovered.
     pub(crate) fn recover(&self, options: &[&str]) -> (Run, Cluster) {
-        self.recover_on(Cluster::builder(), options)
+        self.recover_on(Cluster::builder().major(self.server.major()), options)
     }
 
     /// As `recover`, on a server of one's own.
