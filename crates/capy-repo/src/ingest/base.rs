@@ -6,7 +6,6 @@
 //! everything it rests on; a base that cannot be read makes its chunk a full one, never a failure.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use capy_format::names;
@@ -15,7 +14,7 @@ use capy_types::{ChunkId, Ctx, Problem};
 use tokio::sync::Semaphore;
 
 use super::batch::BATCH_BYTES;
-use crate::read::Want;
+use crate::read::{Places, Want};
 use crate::{ReadOptions, Reader};
 
 /// Batches beyond the workers' own that may wait for bases: at 100 ms for a batch, eight of them are
@@ -144,30 +143,24 @@ impl Bases {
                 Some(Want { chunk: base.chunk, size: base.size, token })
             })
             .collect();
-        let plains = Arc::new(Mutex::new(plains));
-        let filled = plains.clone();
-        let accept = Arc::new(move |token: u64, plain: &[u8]| {
-            let plain = Bytes::copy_from_slice(plain);
-            let mut plains = filled.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(place) = usize::try_from(token).ok().and_then(|at| plains.get_mut(at)) {
-                *place = Some(plain);
-            }
-            Ok(())
-        });
-        match self.reader.fetch(&self.ctx, &wants, accept).await {
+        let places = Places::new(plains);
+        match self.reader.fetch(&self.ctx, &wants, places.accept()).await {
             Ok(defects) => defects.iter().for_each(|(_, defect)| {
                 self.problem(defect.object.clone(), &defect.problem);
             }),
             Err(error) => self.problem(names::PACKS_PREFIX.to_owned(), &error.to_string()),
         }
-        let plains = std::mem::take(&mut *plains.lock().unwrap_or_else(PoisonError::into_inner));
         let base = |((size, candidate), plain): ((usize, Candidate), Bytes)| Base {
             limit: self.policy.limit(size, candidate.full),
             chunk: candidate.chunk,
             packs: candidate.packs,
             plain,
         };
-        candidates.into_iter().zip(plains).map(|(candidate, plain)| candidate.zip(plain).map(base)).collect()
+        candidates
+            .into_iter()
+            .zip(places.take())
+            .map(|(candidate, plain)| candidate.zip(plain).map(base))
+            .collect()
     }
 
     fn problem(&self, subject: String, problem: &str) {

@@ -8,7 +8,6 @@
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use capy_format::{
     ArchiveKind, BackupEntry, BackupKind, BackupState, ChunkRef, Content, Entry, FileEntry, Root,
@@ -18,7 +17,7 @@ use capy_types::{BackupKey, ChunkId, Ctx, Entropy};
 
 use super::batch::CHUNKING_CDC;
 use super::predict::Predicted;
-use crate::read::{RefCursor, Want};
+use crate::read::RefCursor;
 use crate::{Reader, RepoError};
 
 /// Manifest chunks read at once while files come in the parent's order: about 1 MiB.
@@ -96,7 +95,7 @@ impl Parent {
             reader,
         };
         parent.list_files(&manifest).await?;
-        parent.list_leaves(&manifest).await?;
+        parent.leaves = RefCursor::new(parent.reader.clone(), &manifest).placed(ctx).await?;
         Ok(parent)
     }
 
@@ -125,21 +124,6 @@ impl Parent {
         self.files.sort_unstable();
         self.files.shrink_to_fit();
         Ok(())
-    }
-
-    async fn list_leaves(&mut self, manifest: &Content) -> Result<(), RepoError> {
-        let mut cursor = RefCursor::new(self.reader.clone(), manifest);
-        let mut start = 0;
-        loop {
-            let refs = cursor.next(&self.ctx).await?;
-            if refs.is_empty() {
-                return Ok(());
-            }
-            for leaf in refs {
-                self.leaves.push((start, leaf));
-                start += leaf.len;
-            }
-        }
     }
 
     fn key(&self, path: &[u8]) -> u64 {
@@ -218,24 +202,8 @@ impl Parent {
     async fn extend(&mut self, count: usize) -> Result<(), RepoError> {
         let to = (self.window.next + count).min(self.leaves.len());
         let leaves = self.leaves.get(self.window.next..to).unwrap_or_default();
-        let wants: Vec<Want> = (0..)
-            .zip(leaves)
-            .map(|(token, (_, leaf))| Want { chunk: leaf.id, size: leaf.size, token })
-            .collect();
-        let pieces = Arc::new(Mutex::new(vec![Vec::new(); wants.len()]));
-        let filled = pieces.clone();
-        let accept = Arc::new(move |token: u64, plain: &[u8]| {
-            let mut pieces = filled.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(piece) = usize::try_from(token).ok().and_then(|at| pieces.get_mut(at)) {
-                *piece = plain.to_vec();
-            }
-            Ok(())
-        });
-        if let Some((_, defect)) = self.reader.fetch(&self.ctx, &wants, accept).await?.into_iter().next() {
-            return Err(defect.into());
-        }
-        for piece in pieces.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            self.window.bytes.extend_from_slice(piece);
+        for piece in self.reader.fetch_all(&self.ctx, leaves.iter().map(|(_, leaf)| leaf)).await? {
+            self.window.bytes.extend_from_slice(&piece);
         }
         self.window.next = to;
         Ok(())

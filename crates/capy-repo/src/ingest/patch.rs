@@ -252,18 +252,7 @@ impl Ingest {
         let parent = self.parent.as_mut().ok_or_else(missing)?;
         let file = parent.entry(path).await?.ok_or_else(missing)?;
         let reader = parent.reader().clone();
-        let mut cursor = RefCursor::new(reader.clone(), &file.content);
-        let (mut refs, mut start) = (Vec::new(), 0);
-        loop {
-            let next = cursor.next(&self.ctx).await?;
-            if next.is_empty() {
-                break;
-            }
-            for chunk in next {
-                refs.push((start, chunk));
-                start += chunk.len;
-            }
-        }
+        let refs = RefCursor::new(reader.clone(), &file.content).placed(&self.ctx).await?;
         let policy = &self.repo.config().chunking;
         let cell_bytes = u64::from(policy.grid_bytes);
         let kept = patch.kept.min(file.content.length / patch.block * patch.block);

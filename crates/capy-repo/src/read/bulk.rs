@@ -11,7 +11,7 @@ use capy_codec::join_crc32c;
 use capy_format::Content;
 use capy_types::{ChunkId, Ctx};
 
-use super::cursor::CursorFault;
+use super::gather::ReadFault;
 use super::{Defect, DefectKind, Reader, RefCursor, Want};
 use crate::RepoError;
 
@@ -143,8 +143,8 @@ impl BulkRead {
         loop {
             let refs = match cursor.next(&self.ctx).await {
                 Ok(refs) => refs,
-                Err(CursorFault::Error(error)) => return Err(error),
-                Err(CursorFault::Defect(defect)) => {
+                Err(ReadFault::Error(error)) => return Err(error),
+                Err(ReadFault::Defect(defect)) => {
                     self.sink.defect(file, defect);
                     if let Some(open) = self.files.last_mut() {
                         open.defective = true;

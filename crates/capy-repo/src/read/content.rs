@@ -1,15 +1,13 @@
 //! One content as a stream of bytes, in order, read a few MiB ahead.
 
-use std::sync::{Arc, Mutex, PoisonError};
-
 use bytes::Bytes;
-use capy_format::{ChunkRef, Content};
+use capy_format::Content;
 use capy_types::Ctx;
 use capy_types::limits::MIB;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::{Reader, RefCursor, Want};
+use super::{Reader, RefCursor};
 use crate::RepoError;
 
 /// Plaintext gathered per step in bytes; two steps are in memory beside the one being consumed.
@@ -106,28 +104,10 @@ async fn read_ahead(
             });
             let (window, after) = rest.split_at(count.count());
             rest = after;
-            let window = read_window(reader, &ctx, window).await?;
+            let window = reader.fetch_all(&ctx, window.iter()).await?;
             if sender.send(Ok(window)).await.is_err() {
                 return Ok(());
             }
         }
-    }
-}
-
-async fn read_window(reader: &Reader, ctx: &Ctx, refs: &[ChunkRef]) -> Result<Vec<Bytes>, RepoError> {
-    let wants: Vec<_> = (0..).zip(refs).map(|(token, r)| Want { chunk: r.id, size: r.size, token }).collect();
-    let slots: Arc<Mutex<Vec<Bytes>>> = Arc::new(Mutex::new(vec![Bytes::new(); refs.len()]));
-    let filled = slots.clone();
-    let accept = Arc::new(move |token: u64, plain: &[u8]| {
-        let bytes = Bytes::copy_from_slice(plain);
-        let mut slots = filled.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(slot) = usize::try_from(token).ok().and_then(|at| slots.get_mut(at)) {
-            *slot = bytes;
-        }
-        Ok(())
-    });
-    match reader.fetch(ctx, &wants, accept).await?.into_iter().next() {
-        Some((_, defect)) => Err(defect.into()),
-        None => Ok(std::mem::take(&mut *slots.lock().unwrap_or_else(PoisonError::into_inner))),
     }
 }

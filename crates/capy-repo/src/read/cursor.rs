@@ -1,41 +1,16 @@
 //! Walking a content tree: its chunks in order, its nodes fetched a few dozen at a time.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use capy_format::limits::DEPTH_MAX;
 use capy_format::{ChunkRef, Content, check_refs, decode_node};
 use capy_types::Ctx;
 
-use super::{Defect, DefectKind, Reader, Want};
+use super::{Defect, DefectKind, ReadFault, Reader};
 use crate::RepoError;
 
 /// Nodes fetched at once: 64 nodes name 16 384 chunks, 2 GiB of a relation.
 const NODES_AT_ONCE: usize = 64;
-
-/// Why the chunks of a content cannot be listed.
-#[derive(Debug)]
-pub(crate) enum CursorFault {
-    /// A node is damaged or lost.
-    Defect(Defect),
-    /// The store or the caller.
-    Error(RepoError),
-}
-
-impl From<RepoError> for CursorFault {
-    fn from(error: RepoError) -> Self {
-        Self::Error(error)
-    }
-}
-
-impl From<CursorFault> for RepoError {
-    fn from(fault: CursorFault) -> Self {
-        match fault {
-            CursorFault::Defect(defect) => defect.into(),
-            CursorFault::Error(error) => error,
-        }
-    }
-}
 
 /// The chunks of one content, in order.
 #[derive(Debug)]
@@ -55,7 +30,7 @@ impl RefCursor {
     }
 
     /// The next chunks: some, or none at the end.
-    pub(crate) async fn next(&mut self, ctx: &Ctx) -> Result<Vec<ChunkRef>, CursorFault> {
+    pub(crate) async fn next(&mut self, ctx: &Ctx) -> Result<Vec<ChunkRef>, ReadFault> {
         loop {
             let Some(level) = self.levels.iter().position(|level| !level.is_empty()) else {
                 return Ok(Vec::new());
@@ -71,31 +46,31 @@ impl RefCursor {
         }
     }
 
-    /// The references in `nodes`, which are lists at `depth`.
-    async fn nodes(&self, ctx: &Ctx, nodes: &[ChunkRef], depth: usize) -> Result<Vec<ChunkRef>, CursorFault> {
-        let payloads: Arc<Mutex<Vec<Vec<u8>>>> = Arc::new(Mutex::new(vec![Vec::new(); nodes.len()]));
-        let wants: Vec<_> =
-            (0..).zip(nodes).map(|(token, node)| Want { chunk: node.id, size: node.size, token }).collect();
-        let filled = payloads.clone();
-        let accept = Arc::new(move |token: u64, plain: &[u8]| {
-            let mut payloads = filled.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(payload) = usize::try_from(token).ok().and_then(|at| payloads.get_mut(at)) {
-                *payload = plain.to_vec();
+    /// All the chunks that are left, each with where it starts, counted from the first of them.
+    pub(crate) async fn placed(mut self, ctx: &Ctx) -> Result<Vec<(u64, ChunkRef)>, ReadFault> {
+        let (mut placed, mut start) = (Vec::new(), 0);
+        loop {
+            let refs = self.next(ctx).await?;
+            if refs.is_empty() {
+                return Ok(placed);
             }
-            Ok(())
-        });
-        let defects = self.reader.fetch(ctx, &wants, accept).await?;
-        if let Some((_, defect)) = defects.into_iter().next() {
-            return Err(CursorFault::Defect(defect));
+            for chunk in refs {
+                placed.push((start, chunk));
+                start += chunk.len;
+            }
         }
-        let payloads = std::mem::take(&mut *payloads.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The references in `nodes`, which are lists at `depth`.
+    async fn nodes(&self, ctx: &Ctx, nodes: &[ChunkRef], depth: usize) -> Result<Vec<ChunkRef>, ReadFault> {
+        let payloads = self.reader.fetch_all(ctx, nodes.iter()).await?;
         let mut children = Vec::new();
         for (node, payload) in nodes.iter().zip(payloads) {
             let object = format!("node {}", node.id);
             let below = decode_node(&object, &payload).map_err(RepoError::from)?;
             let depth = u8::try_from(depth).expect("levels are at most DEPTH_MAX");
             if let Err(problem) = check_refs(&below, node.len, depth) {
-                return Err(CursorFault::Defect(Defect::of_object(object, DefectKind::Corrupt, problem)));
+                return Err(ReadFault::Defect(Defect::of_object(object, DefectKind::Corrupt, problem)));
             }
             children.extend(below);
         }

@@ -8,6 +8,7 @@ mod bulk;
 mod content;
 mod cursor;
 mod fetch;
+mod gather;
 mod manifest;
 mod plan;
 mod rebuild;
@@ -24,8 +25,9 @@ use tokio::sync::Semaphore;
 use blocks::Blocks;
 pub use bulk::{BulkRead, BulkReport, FileSink};
 pub use content::ContentReader;
-pub(crate) use cursor::{CursorFault, RefCursor};
+pub(crate) use cursor::RefCursor;
 pub(crate) use fetch::Want;
+pub(crate) use gather::{Places, ReadFault};
 pub use manifest::ManifestReader;
 
 use crate::index::{ChunkIndex, Location, SharedIndex, load_indexes};

@@ -6,7 +6,7 @@ use capy_format::{ArchiveKind, BackupEntry, Entry, names};
 use capy_types::{Ctx, PackId};
 
 use super::{AffectedDefect, StructureReport};
-use crate::read::{CursorFault, RefCursor};
+use crate::read::{ReadFault, RefCursor};
 use crate::{Defect, DefectKind, Reader, RepoError};
 
 /// Follows everything `backup` names into the index; notes what is missing or in a bad pack.
@@ -49,8 +49,8 @@ pub(super) async fn walk(
                 loop {
                     let refs = match cursor.next(ctx).await {
                         Ok(refs) => refs,
-                        Err(CursorFault::Error(error)) => return Err(error),
-                        Err(CursorFault::Defect(defect)) => {
+                        Err(ReadFault::Error(error)) => return Err(error),
+                        Err(ReadFault::Defect(defect)) => {
                             note(report, backup, Some(&name), defect);
                             break;
                         }

@@ -3,14 +3,13 @@
 //! Memory: two groups of cells. Invariant: cells are taken in the order in which they were planned.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use capy_format::ChunkRef;
 use capy_types::Ctx;
 use tokio::task::JoinHandle;
 
-use crate::read::Want;
 use crate::{Reader, RepoError};
 
 /// Bytes of cells read at once: a few ranges of packs.
@@ -134,27 +133,8 @@ async fn read_spans(
     };
     let mut wanted: Vec<usize> = spans.iter().flat_map(over).collect();
     wanted.dedup();
-    let wants: Vec<Want> = (0..)
-        .zip(&wanted)
-        .filter_map(|(token, at)| {
-            let (_, chunk) = refs.get(*at)?;
-            Some(Want { chunk: chunk.id, size: chunk.size, token })
-        })
-        .collect();
-    let plains = Arc::new(Mutex::new(vec![Bytes::new(); wanted.len()]));
-    let filled = plains.clone();
-    let accept = Arc::new(move |token: u64, plain: &[u8]| {
-        let plain = Bytes::copy_from_slice(plain);
-        let mut plains = filled.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(place) = usize::try_from(token).ok().and_then(|at| plains.get_mut(at)) {
-            *place = plain;
-        }
-        Ok(())
-    });
-    if let Some((_, defect)) = reader.fetch(ctx, &wants, accept).await?.into_iter().next() {
-        return Err(defect.into());
-    }
-    let plains = std::mem::take(&mut *plains.lock().unwrap_or_else(PoisonError::into_inner));
+    let chunks = wanted.iter().filter_map(|at| refs.get(*at)).map(|(_, chunk)| chunk);
+    let plains = reader.fetch_all(ctx, chunks).await?;
     let stretch = |span: &(u64, u64)| {
         let mut parts = over(span).filter_map(|at| {
             let place = wanted.binary_search(&at).ok()?;
