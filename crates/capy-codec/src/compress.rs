@@ -169,9 +169,7 @@ impl Compressor {
             Err(code) => Err(CompressError(get_error_name(code).to_owned())),
         }
     }
-}
 
-impl Compressor {
     /// As [`compress`](Self::compress), for a plaintext of many MiB: `out` gets room for the longest
     /// result and zstd writes there, so that no buffer of that length is made and wiped first.
     ///
@@ -255,28 +253,33 @@ impl Decompressor {
     fn unpack(&mut self, stored: &[u8], plain_len: usize, out: &mut Vec<u8>) -> Result<(), DecompressError> {
         let expected = plain_len;
         let damaged = |problem: &str| DecompressError::Damaged(problem.to_owned());
-        // Refuse what claims another length before making room for it. A frame without a length is
-        // valid, and bounded by the room it gets.
-        let claimed = get_frame_content_size(stored).map_err(|_| damaged("no frame header"))?;
-        if let Some(found) = claimed.map(|claimed| usize::try_from(claimed).unwrap_or(usize::MAX))
-            && found != expected
-        {
-            return Err(DecompressError::Length { expected, found });
-        }
+        check_claim(stored, expected)?;
         out.reserve_exact(plain_len.saturating_sub(out.len()));
         out.resize(plain_len, 0);
         let found = self
             .context
             .decompress(out.as_mut_slice(), stored)
             .map_err(|code| damaged(get_error_name(code)))?;
-        if found == expected { Ok(()) } else { Err(DecompressError::Length { expected, found }) }
+        check_length(expected, found)
     }
 }
 
+/// Refuses a frame that claims another length, before room is made for it. One without a length is
+/// valid, and bounded by the room it gets.
+pub(crate) fn check_claim(stored: &[u8], expected: usize) -> Result<(), DecompressError> {
+    let claimed = get_frame_content_size(stored)
+        .map_err(|_| DecompressError::Damaged("no frame header".to_owned()))?
+        .map(|claimed| usize::try_from(claimed).unwrap_or(usize::MAX));
+    check_length(expected, claimed.unwrap_or(expected))
+}
+
+/// Refuses another length than the one expected.
+pub(crate) fn check_length(expected: usize, found: usize) -> Result<(), DecompressError> {
+    if found == expected { Ok(()) } else { Err(DecompressError::Length { expected, found }) }
+}
+
 fn copy(stored: &[u8], plain_len: usize, out: &mut Vec<u8>) -> Result<(), DecompressError> {
-    if stored.len() != plain_len {
-        return Err(DecompressError::Length { expected: plain_len, found: stored.len() });
-    }
+    check_length(plain_len, stored.len())?;
     out.clear();
     out.extend_from_slice(stored);
     Ok(())

@@ -10,9 +10,9 @@
 #[cfg(test)]
 mod tests;
 
-use zstd::zstd_safe::{CCtx, CompressionLevel, DCtx, get_error_name, get_frame_content_size};
+use zstd::zstd_safe::{CCtx, CompressionLevel, DCtx, get_error_name};
 
-use crate::compress::{CompressError, DecompressError, is_out_of_room};
+use crate::compress::{CompressError, DecompressError, check_claim, check_length, is_out_of_room};
 
 /// What trained dictionaries start with (RFC 8878, section 5). Bytes that start with it are no
 /// base: zstd would read tables from them.
@@ -156,18 +156,13 @@ impl DeltaDecoder {
         if !can_be_base(base) {
             return Err(damaged("its base can be none"));
         }
-        let claimed = get_frame_content_size(stored).map_err(|_| damaged("no frame header"))?;
-        if let Some(found) = claimed.map(|claimed| usize::try_from(claimed).unwrap_or(usize::MAX))
-            && found != expected
-        {
-            return Err(DecompressError::Length { expected, found });
-        }
+        check_claim(stored, expected)?;
         out.reserve_exact(expected.saturating_sub(out.len()));
         out.resize(expected, 0);
         let found = self
             .context
             .decompress_using_dict(out.as_mut_slice(), stored, base)
             .map_err(|code| damaged(get_error_name(code)))?;
-        if found == expected { Ok(()) } else { Err(DecompressError::Length { expected, found }) }
+        check_length(expected, found)
     }
 }

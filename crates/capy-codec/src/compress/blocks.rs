@@ -4,9 +4,9 @@
 //! Invariants: no more than the length it was told is given out, whatever the stored bytes claim; the
 //! last block came only when all stored bytes were used up and the length was right.
 
-use zstd::zstd_safe::{DCtx, InBuffer, OutBuffer, get_error_name, get_frame_content_size};
+use zstd::zstd_safe::{DCtx, InBuffer, OutBuffer, get_error_name};
 
-use super::{Compression, DecompressError};
+use super::{Compression, DecompressError, check_claim, check_length};
 
 /// Bytes given out at once. With zstd's window of 512 KiB they fit a second-level cache of 1 MiB.
 const BLOCK_BYTES: usize = 256 * 1024;
@@ -37,14 +37,9 @@ impl<'a> Unpacking<'a> {
         stored: &'a [u8],
         plain_len: usize,
     ) -> Result<Self, DecompressError> {
-        let claimed = match compression {
-            Compression::Raw => Some(stored.len()),
-            Compression::Zstd => get_frame_content_size(stored)
-                .map_err(|_| DecompressError::Damaged("no frame header".to_owned()))?
-                .map(|claimed| usize::try_from(claimed).unwrap_or(usize::MAX)),
-        };
-        if let Some(found) = claimed.filter(|claimed| *claimed != plain_len) {
-            return Err(DecompressError::Length { expected: plain_len, found });
+        match compression {
+            Compression::Raw => check_length(plain_len, stored.len())?,
+            Compression::Zstd => check_claim(stored, plain_len)?,
         }
         let context = (compression == Compression::Zstd).then(DCtx::create);
         let block = Vec::with_capacity(if context.is_some() { BLOCK_BYTES.min(plain_len + 1) } else { 0 });
