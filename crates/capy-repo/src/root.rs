@@ -54,8 +54,8 @@ impl RootChain<'_> {
         root.check().map_err(|problem| RepoError::Internal { what: format!("root: {problem}") })?;
         let name = names::root(root.generation);
         let json = serde_json::to_vec(root).expect("a root is plain data");
-        let (kind, form) = (ObjectKind::Root, sealed::Form::of_version(version));
-        let object = sealed::seal_as(self.keys, self.repository, kind, &name, root.nonce, &json, form)?;
+        let (keys, kind) = (self.keys, ObjectKind::Root);
+        let object = sealed::seal_as(keys, self.repository, kind, &name, root.nonce, &json, version)?;
         Ok((name, object))
     }
 

@@ -26,7 +26,7 @@ pub(crate) fn seal(
     nonce: Nonce,
     plain: &[u8],
 ) -> Result<Bytes, RepoError> {
-    seal_as(keys, repository, kind, name, nonce, plain, Form::of_version(VERSION_1))
+    seal_as(keys, repository, kind, name, nonce, plain, VERSION_1)
 }
 
 /// Seals `plain`, a file of an archive or a part of one, as the object `name`.
@@ -44,23 +44,7 @@ pub(crate) fn seal_wal(
     close(keys, name, header, plain.len(), object)
 }
 
-/// How a document is stored.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Form {
-    /// Level of zstd.
-    pub(crate) level: i32,
-    /// The version its header says.
-    pub(crate) version: u16,
-}
-
-impl Form {
-    /// That of documents which need a reader of `version`.
-    pub(crate) const fn of_version(version: u16) -> Self {
-        Self { level: DOCUMENT_LEVEL, version }
-    }
-}
-
-/// Seals `plain` as the object `name`, in the given form.
+/// As [`seal`], for a document that needs a reader of `version`.
 pub(crate) fn seal_as(
     keys: &RepositoryKeys,
     repository: RepositoryId,
@@ -68,11 +52,11 @@ pub(crate) fn seal_as(
     name: &str,
     nonce: Nonce,
     plain: &[u8],
-    form: Form,
+    version: u16,
 ) -> Result<Bytes, RepoError> {
     let mut object = vec![0; HEADER_BYTES];
-    let compression = Compressor::new(form.level)?.compress(plain, &mut object)?;
-    let header = header(form.version, kind, repository, nonce, compression);
+    let compression = Compressor::new(DOCUMENT_LEVEL)?.compress(plain, &mut object)?;
+    let header = header(version, kind, repository, nonce, compression);
     Ok(close(keys, name, header, plain.len(), object)?.into())
 }
 

@@ -137,8 +137,7 @@ pub(super) async fn write_index(
     }
     let nonce = Nonce::from_bytes(*id.as_bytes());
     let version = version_of(index.packs.iter().flat_map(|pack| &pack.frames));
-    let form = sealed::Form::of_version(version);
-    let object = sealed::seal_as(repo.keys(), repo.id(), ObjectKind::Index, &name, nonce, &body, form)?;
+    let object = sealed::seal_as(repo.keys(), repo.id(), ObjectKind::Index, &name, nonce, &body, version)?;
     let size = object.len() as u64;
     repo.store().put_new(&name, object).await?;
     shared.uploads.stored_bytes.fetch_add(size, Ordering::Relaxed);
