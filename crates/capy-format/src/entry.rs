@@ -57,6 +57,17 @@ pub enum ArchiveKind {
     Stream,
 }
 
+impl ArchiveKind {
+    /// Where its files are, seen from the data directory: `pg_tblspc/OID/` for a tablespace's.
+    #[must_use]
+    pub fn place(&self) -> String {
+        match self {
+            Self::Tablespace { oid, .. } => format!("pg_tblspc/{oid}/"),
+            _ => String::new(),
+        }
+    }
+}
+
 /// Name and attributes of an entry.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Meta {

@@ -419,7 +419,7 @@ fn unlink(root: &mut Root, keys: &[BackupKey]) -> Result<Vec<BackupEntry>, RepoE
 
 fn newest_complete(backups: Vec<BackupEntry>, cluster: &ClusterName) -> Option<BackupEntry> {
     let mut own: Vec<_> = backups.into_iter().filter(|entry| entry.key.cluster == *cluster).collect();
-    own.sort_by(|a, b| (a.created_at, &a.key.id).cmp(&(b.created_at, &b.key.id)));
+    own.sort_by(|a, b| a.order().cmp(&b.order()));
     while let Some(entry) = own.pop() {
         if entry.state == BackupState::Complete {
             return Some(entry);

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use capy_format::{ArchiveKind, BackupEntry, Entry};
+use capy_format::{BackupEntry, Entry};
 use capy_repo::{ReadOptions, Reader};
 use capy_types::{BackupKey, BackupSelector, ChunkId, Ctx};
 use serde::Serialize;
@@ -81,9 +81,9 @@ impl Repository {
         let before = root.backups.iter().filter(|other| {
             other.key.cluster == entry.key.cluster
                 && other.kind == entry.kind
-                && (other.created_at, &other.key.id) < (entry.created_at, &entry.key.id)
+                && other.order() < entry.order()
         });
-        let previous = before.max_by(|a, b| (a.created_at, &a.key.id).cmp(&(b.created_at, &b.key.id)));
+        let previous = before.max_by_key(|other| other.order());
         let reader = self.repo.reader(ctx, ReadOptions::default()).await?;
         let mut seen = Seen::new();
         if let Some(previous) = previous {
@@ -115,7 +115,7 @@ impl Repository {
         let mut archive = String::new();
         while let Some(entry) = manifest.next().await? {
             match entry {
-                Entry::Archive(header) => archive = archive_name(&header.kind),
+                Entry::Archive(header) => archive = header.kind.place(),
                 Entry::File(file) => {
                     let mut cost = Cost { files: 1, size_bytes: file.content.length, ..Cost::default() };
                     let mut chunks = reader.chunks(&file.content);
@@ -140,13 +140,6 @@ impl Repository {
             }
         }
         Ok(costs)
-    }
-}
-
-fn archive_name(kind: &ArchiveKind) -> String {
-    match kind {
-        ArchiveKind::Tablespace { oid, .. } => format!("pg_tblspc/{oid}/"),
-        _ => String::new(),
     }
 }
 

@@ -10,7 +10,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use capy_format::{ArchiveKind, Content, Entry, ManifestCheck};
+use capy_format::{Content, Entry, ManifestCheck};
 use capy_postgres::backup_manifest::{
     ChecksumAlgorithm, FileChecksum, ManifestFile, ManifestParser, ManifestSummary,
 };
@@ -108,10 +108,7 @@ impl Stored {
         while let Some(entry) = self.entries.next().await? {
             match entry {
                 Entry::Archive(header) => {
-                    self.prefix = match header.kind {
-                        ArchiveKind::Tablespace { oid, .. } => format!("pg_tblspc/{oid}/").into_bytes(),
-                        _ => Vec::new(),
-                    };
+                    self.prefix = header.kind.place().into_bytes();
                 }
                 Entry::File(file) => {
                     let clean =

@@ -70,7 +70,7 @@ impl Repository {
         };
         let mut seen: HashSet<PackId> = HashSet::new();
         for index in &root.indexes {
-            crate::repository::cancellable(ctx, async { Ok(()) }).await?;
+            ctx.check()?;
             for pack in self.repo.inspect_index(index).await?.packs {
                 if seen.insert(pack.id) {
                     stats.add(&pack);

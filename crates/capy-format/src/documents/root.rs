@@ -9,7 +9,7 @@ use std::fmt::Display;
 use std::hash::Hash;
 
 use capy_types::{
-    BackupKey, IndexId, Lsn, Nonce, PackId, RootHash, SessionId, SystemId, TimelineId, Timestamp,
+    BackupId, BackupKey, IndexId, Lsn, Nonce, PackId, RootHash, SessionId, SystemId, TimelineId, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -245,6 +245,12 @@ impl Root {
 }
 
 impl BackupEntry {
+    /// What backups are ordered by: the later of two has the greater.
+    #[must_use]
+    pub const fn order(&self) -> (Timestamp, &BackupId) {
+        (self.created_at, &self.key.id)
+    }
+
     fn check(&self) -> Result<(), String> {
         let of_this = |problem| format!("backup {}: {problem}", self.key);
         self.label.as_deref().map_or(Ok(()), check_label).map_err(of_this)?;

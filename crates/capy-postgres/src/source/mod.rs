@@ -52,6 +52,17 @@ pub enum ArchiveKind {
     },
 }
 
+impl ArchiveKind {
+    /// Where its files are, seen from the data directory: `pg_tblspc/OID/` for a tablespace's.
+    #[must_use]
+    pub fn place(&self) -> String {
+        match self {
+            Self::Tablespace { oid, .. } => format!("pg_tblspc/{oid}/"),
+            _ => String::new(),
+        }
+    }
+}
+
 /// The start of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArchiveStart {

@@ -33,7 +33,7 @@ pub(super) fn choose<'a>(root: &'a Root, key: &BackupKey, kind: BackupKind) -> O
     let alike = root.backups.iter().filter(|entry| {
         entry.key.cluster == key.cluster && entry.kind == kind && entry.state == BackupState::Complete
     });
-    alike.max_by(|a, b| (a.created_at, &a.key.id).cmp(&(b.created_at, &b.key.id)))
+    alike.max_by_key(|entry| entry.order())
 }
 
 /// A previous backup, open for questions.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use capy_format::{ArchiveKind, BackupEntry, Entry, names};
+use capy_format::{BackupEntry, Entry, names};
 use capy_types::{Ctx, PackId};
 
 use super::{AffectedDefect, StructureReport};
@@ -41,7 +41,7 @@ pub(super) async fn walk(
         };
         report.entries += 1;
         match entry {
-            Entry::Archive(header) => archive = archive_name(&header.kind),
+            Entry::Archive(header) => archive = header.kind.place(),
             Entry::File(file) => {
                 let name = format!("{archive}{}", String::from_utf8_lossy(&file.meta.path));
                 let mut cursor = RefCursor::new(reader.clone(), &file.content);
@@ -76,13 +76,6 @@ pub(super) async fn walk(
             }
             Entry::Directory(_) | Entry::Symlink { .. } | Entry::EndArchive { .. } => {}
         }
-    }
-}
-
-fn archive_name(kind: &ArchiveKind) -> String {
-    match kind {
-        ArchiveKind::Tablespace { oid, .. } => format!("pg_tblspc/{oid}/"),
-        _ => String::new(),
     }
 }
 

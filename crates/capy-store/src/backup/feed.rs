@@ -228,7 +228,7 @@ impl<'a> Feeder<'a> {
         let class = classify(&archive.kind, &path);
         let segment = segment_path(&path)
             .filter(|_| self.fed.together.is_some() && matches!(class, PathClass::Incremental(_)));
-        let listed = segment.is_some().then(|| listed_path(&archive.kind, &path));
+        let listed = segment.is_some().then(|| [archive.kind.place().as_bytes(), &path].concat());
         if let Some(segment) = segment {
             meta.path.clone_from(&segment);
             path = segment;
@@ -355,14 +355,6 @@ fn stored_kind(kind: &SourceKind) -> ArchiveKind {
         }
         SourceKind::BackupManifest => ArchiveKind::BackupManifest,
         SourceKind::Stream { .. } => ArchiveKind::Stream,
-    }
-}
-
-/// The path by which a `backup_manifest` lists a file.
-fn listed_path(kind: &SourceKind, path: &[u8]) -> Vec<u8> {
-    match kind {
-        SourceKind::Tablespace { oid, .. } => [format!("pg_tblspc/{oid}/").as_bytes(), path].concat(),
-        _ => path.to_vec(),
     }
 }
 

@@ -95,7 +95,7 @@ pub(super) async fn choose(
         .iter()
         .filter(|entry| entry.key.cluster == *cluster && entry.kind == BackupKind::Base)
         .collect();
-    alike.sort_by(|a, b| (b.created_at, &b.key.id).cmp(&(a.created_at, &a.key.id)));
+    alike.sort_by(|a, b| b.order().cmp(&a.order()));
     let mut not = NotPossible::from(format!("{cluster} has no backup to build on"));
     let mut reader = None;
     for entry in alike.into_iter().take(CANDIDATES_MAX) {

@@ -131,10 +131,7 @@ impl Delivery {
     }
 
     async fn begin_archive(&mut self, kind: ArchiveKind) -> Step {
-        self.prefix = match kind {
-            ArchiveKind::Tablespace { oid, .. } => format!("pg_tblspc/{oid}/"),
-            _ => String::new(),
-        };
+        self.prefix = kind.place();
         self.event(SourceEvent::Archive(ArchiveStart { kind })).await
     }
 
