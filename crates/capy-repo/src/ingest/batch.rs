@@ -21,6 +21,11 @@ pub(crate) const CHUNKING_CDC: u8 = 0;
 /// The manifest's word for a file cut on a grid.
 pub(crate) const CHUNKING_GRID: u8 = 1;
 
+/// How a manifest names the way a file was cut.
+pub(super) const fn chunking(grid: Option<usize>) -> u8 {
+    if grid.is_some() { CHUNKING_GRID } else { CHUNKING_CDC }
+}
+
 /// Largest chunk that an ingest cuts: half a batch, so that a batch always holds several.
 const CUT_MAX_BYTES: usize = BATCH_BYTES / 2;
 

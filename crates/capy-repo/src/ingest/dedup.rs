@@ -38,14 +38,10 @@ impl Dedup {
         new: &mut Vec<bool>,
     ) -> Result<(), RepoError> {
         new.clear();
-        let index = self.index.read();
+        let shared = self.index.clone();
+        let index = shared.read();
         for chunk in chunks {
-            let stored = is_sound(&index, chunk, &mut self.packs)?;
-            let known = stored || !self.pending.insert(key_of(chunk));
-            if stored {
-                self.used.extend(&self.packs);
-                self.deltas |= self.packs.len() > 1;
-            }
+            let known = self.build_on_sound(&index, chunk)? || !self.pending.insert(key_of(chunk));
             new.push(!known);
         }
         Ok(())
@@ -57,15 +53,26 @@ impl Dedup {
         &mut self,
         chunks: impl Iterator<Item = &'a ChunkId>,
     ) -> Result<Vec<bool>, RepoError> {
-        let index = self.index.read();
-        let mut sound = Vec::new();
-        for chunk in chunks {
-            let good = is_sound(&index, chunk, &mut self.packs)?;
-            if good {
-                self.used.extend(&self.packs);
-                self.deltas |= self.packs.len() > 1;
+        let shared = self.index.clone();
+        let index = shared.read();
+        chunks.map(|chunk| self.build_on_sound(&index, chunk)).collect()
+    }
+
+    /// Whether new backups may build on the chunk; then this one does.
+    fn build_on_sound(&mut self, index: &ChunkIndex, chunk: &ChunkId) -> Result<bool, RepoError> {
+        self.packs.clear();
+        // A delta is worth as much as the frames it rests on.
+        let rests = index.follow(chunk, |link| {
+            self.packs.push(link.location.pack);
+            match index.pack(link.location.pack) {
+                Some(pack) if pack.usable => ControlFlow::Continue(()),
+                _ => ControlFlow::Break(()),
             }
-            sound.push(good);
+        })?;
+        let sound = rests == Ok(true);
+        if sound {
+            self.used.extend(&self.packs);
+            self.deltas |= self.packs.len() > 1;
         }
         Ok(sound)
     }
@@ -145,20 +152,6 @@ impl Dedup {
         let index = self.index.read();
         self.used.iter().filter_map(|number| index.pack(*number)).copied().collect()
     }
-}
-
-/// Whether new backups may build on the chunk; `packs` are those it rests on then.
-fn is_sound(index: &ChunkIndex, chunk: &ChunkId, packs: &mut Vec<u32>) -> Result<bool, RepoError> {
-    packs.clear();
-    // A delta is worth as much as the frames it rests on.
-    let rests = index.follow(chunk, |link| {
-        packs.push(link.location.pack);
-        match index.pack(link.location.pack) {
-            Some(pack) if pack.usable => ControlFlow::Continue(()),
-            _ => ControlFlow::Break(()),
-        }
-    })?;
-    Ok(rests == Ok(true))
 }
 
 #[cfg(test)]

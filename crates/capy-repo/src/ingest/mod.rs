@@ -148,9 +148,8 @@ impl Ingest {
         if self.file.is_some() {
             return Err(RepoError::Invalid { what: "a file began inside an open file".to_owned() });
         }
-        let policy = &self.repo.config().chunking;
-        let grid = strategy == Strategy::Grid && !policy.force_cdc;
-        self.file = Some(FileCut::new(grid.then_some(policy.grid_bytes as usize), tag));
+        let grid = self.grid(strategy);
+        self.file = Some(FileCut::new(grid, tag));
         self.file_parent = None;
         if let Some(parent) = &mut self.parent {
             match parent.file(&meta.path).await {
@@ -158,8 +157,14 @@ impl Ingest {
                 Err(error) => self.leave_parent(error)?,
             }
         }
-        self.assembler.begin_file(meta, if grid { batch::CHUNKING_GRID } else { batch::CHUNKING_CDC });
+        self.assembler.begin_file(meta, batch::chunking(grid));
         Ok(())
+    }
+
+    /// The length in bytes of the chunks of a file on the grid; `None` for one cut by content.
+    fn grid(&self, strategy: Strategy) -> Option<usize> {
+        let policy = &self.repo.config().chunking;
+        (strategy == Strategy::Grid && !policy.force_cdc).then_some(policy.grid_bytes as usize)
     }
 
     /// Bytes of the open file.

@@ -22,7 +22,7 @@ use capy_format::{ChunkRef, Meta};
 use capy_types::PackId;
 use capy_types::limits::MIB;
 
-use super::batch::{CHUNKING_CDC, CHUNKING_GRID, FileCut};
+use super::batch::{FileCut, chunking};
 use super::parent::FileParent;
 use super::{Ingest, Strategy};
 use crate::RepoError;
@@ -158,12 +158,11 @@ impl Ingest {
         let path = String::from_utf8_lossy(&meta.path).into_owned();
         let begun = self.plan(&meta.path, strategy, patch).await;
         let patching = begun.map_err(|error| self.parent_failed(&path, error))?;
-        let policy = &self.repo.config().chunking;
-        let grid = strategy == Strategy::Grid && !policy.force_cdc;
-        self.file = Some(FileCut::new(grid.then_some(policy.grid_bytes as usize), tag));
+        let grid = self.grid(strategy);
+        self.file = Some(FileCut::new(grid, tag));
         self.file_parent = Some(FileParent::of(patching.old.reader(), &patching.refs));
         self.patched = Some(Box::new(patching));
-        self.assembler.begin_file(meta, if grid { CHUNKING_GRID } else { CHUNKING_CDC });
+        self.assembler.begin_file(meta, chunking(grid));
         Ok(())
     }
 
@@ -253,10 +252,9 @@ impl Ingest {
         let file = parent.entry(path).await?.ok_or_else(missing)?;
         let reader = parent.reader().clone();
         let refs = RefCursor::new(reader.clone(), &file.content).placed(&self.ctx).await?;
-        let policy = &self.repo.config().chunking;
-        let cell_bytes = u64::from(policy.grid_bytes);
+        let cell_bytes = u64::from(self.repo.config().chunking.grid_bytes);
         let kept = patch.kept.min(file.content.length / patch.block * patch.block);
-        let on_grid = strategy == Strategy::Grid && !policy.force_cdc && is_on_grid(&refs, cell_bytes);
+        let on_grid = self.grid(strategy).is_some() && is_on_grid(&refs, cell_bytes);
         let mut touched = if on_grid {
             touched_cells(&patch, kept, cell_bytes, &refs)
         } else {

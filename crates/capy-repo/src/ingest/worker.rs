@@ -62,8 +62,6 @@ struct Counters {
     bytes: AtomicU64,
     new_chunks: AtomicU64,
     new_bytes: AtomicU64,
-    delta_chunks: AtomicU64,
-    delta_bytes: AtomicU64,
     hash_nanos: AtomicU64,
     compress_nanos: AtomicU64,
     upload_wait_nanos: AtomicU64,
@@ -338,10 +336,8 @@ impl Worker {
         let pack = self.pack.get_or_insert_with(|| self.shared.new_pack());
         if let Some(base) = base {
             let against = (&base.chunk, &*base.plain);
-            if let Some(stored) = pack.append_delta(*chunk, plain, against, base.limit, &mut self.encoder)? {
+            if pack.append_delta(*chunk, plain, against, base.limit, &mut self.encoder)?.is_some() {
                 self.shared.dedup().build_on(&base.packs);
-                self.shared.counters.delta_chunks.fetch_add(1, Ordering::Relaxed);
-                self.shared.counters.delta_bytes.fetch_add(u64::from(stored), Ordering::Relaxed);
                 return Ok(pack.is_full());
             }
         }

@@ -63,9 +63,12 @@ impl Blocks {
             let place = (pack, u32::try_from(number).unwrap_or(u32::MAX));
             let start = number * block_bytes;
             let cell = self.cell(place);
-            // Copied: the store's own buffer may be longer, and is wanted back.
-            let load = || async { read(start..u64::from(end).min(start + block_bytes)).await };
-            let block = cell.get_or_try_init(|| async { Ok(Bytes::copy_from_slice(&load().await?)) }).await?;
+            let load = async || {
+                let bytes = read(start..u64::from(end).min(start + block_bytes)).await?;
+                // Copied: the store's own buffer may be longer, and is wanted back.
+                Ok::<_, StoreError>(Bytes::copy_from_slice(&bytes))
+            };
+            let block = cell.get_or_try_init(load).await?;
             self.shrink(place);
             let from = range.start.max(start) - start;
             let to = range.end.min(start + block_bytes) - start;
