@@ -8,6 +8,7 @@ use capy_format::{
     ArchiveHeader, ArchiveKind, BackupKind, ChunkClass, ChunkingPolicy, Entry, FileEntry, Meta, names,
 };
 use capy_objects::Store;
+use capy_objects::testing::{Fault, FaultStore};
 use capy_repo::{
     DeltaPolicy, Ingest, IngestOptions, InitOptions, Inspector, Patch, ReadOptions, RepoError, Repository,
     Strategy, verify_structure,
@@ -16,7 +17,9 @@ use capy_types::{Ctx, Entropy, ErrorKind, SeededEntropy};
 
 use crate::damage;
 use crate::fixture::seeded_env;
-use crate::fixture::{Files, begin, bytes, commit, feed, key, memory_store, meta, options, read, secret};
+use crate::fixture::{
+    Files, begin, bytes, commit, feed, key, memory_store, meta, open, options, read, secret,
+};
 
 const BLOCK: u64 = 512;
 
@@ -228,6 +231,30 @@ fn unchanged(length: u64) -> Patch {
     Patch { kept: length, block: BLOCK, length, changed: Vec::new() }
 }
 
+/// What becomes of a file of [`two`].
+fn patch_of_two(content: &[u8]) -> Patch {
+    Patch { changed: one(8192..8704), ..unchanged(content.len() as u64) }
+}
+
+fn two_patched() -> Files {
+    let patched = |content: Vec<u8>| {
+        let patch = patch_of_two(&content);
+        apply(&content, &patch, &given(5, &patch))
+    };
+    two().into_iter().map(|(path, content)| (path, patched(content))).collect()
+}
+
+async fn patch_two(repo: &Repository, id: &str) -> Result<(), RepoError> {
+    let mut ingest = begin_patching(repo, id, "0").await?;
+    ingest.begin_archive(base())?;
+    for (path, content) in two() {
+        let patch = patch_of_two(&content);
+        patch_file(&mut ingest, &path, &patch, &given(5, &patch), 512).await?;
+    }
+    ingest.end_archive(0)?;
+    commit(repo, id, ingest).await.map(drop)
+}
+
 #[derive(Default)]
 struct Seen(Mutex<Vec<(u64, u64, usize)>>);
 
@@ -267,19 +294,42 @@ async fn only_cells_that_changed_are_read_stored_and_inspected() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_patched_backup_outlives_its_parent() {
     let repo = with_two(&memory_store().await).await;
-    let mut files = two();
-    let mut ingest = begin_patching(&repo, "1", "0").await.unwrap();
-    ingest.begin_archive(base()).unwrap();
-    for (path, content) in &mut files {
-        let patch = Patch { changed: one(8192..8704), ..unchanged(content.len() as u64) };
-        *content = apply(content, &patch, &given(5, &patch));
-        patch_file(&mut ingest, path, &patch, &given(5, &patch), 512).await.unwrap();
-    }
-    ingest.end_archive(0).unwrap();
-    commit(&repo, "1", ingest).await.unwrap();
+    patch_two(&repo, "1").await.unwrap();
     repo.unlink_backup(&key("0")).await.unwrap();
     let back = read(&repo, "1").await.unwrap();
-    assert!(back.defects.is_empty() && back.files == files, "{:?}", back.defects);
+    assert!(back.defects.is_empty() && back.files == two_patched(), "{:?}", back.defects);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_at_any_single_call_shows_nothing_half_done_and_the_next_run_converges() {
+    for fault in [Fault::FailBefore, Fault::FailAfter, Fault::NoSpace] {
+        let mut failures = 0;
+        for call in 0.. {
+            let memory = memory_store().await;
+            with_two(&memory).await;
+            let faulty = Arc::new(FaultStore::new(memory.clone(), 42));
+            faulty.fail_call(call, fault);
+            let store: Arc<dyn Store> = faulty.clone();
+            let outcome = match open(&store).await {
+                Ok(repo) => patch_two(&repo, "1").await,
+                Err(error) => Err(error),
+            };
+            failures += u32::from(outcome.is_err());
+            let clean = open(&memory).await.unwrap();
+            let visible = clean.root().await.unwrap().backups.iter().any(|b| b.key.id.as_str() == "1");
+            assert!(visible || outcome.is_err(), "{fault:?} at call {call}: success was reported");
+            if visible {
+                assert!(read(&clean, "1").await.unwrap().files == two_patched(), "{fault:?} at call {call}");
+            }
+            assert!(read(&clean, "0").await.unwrap().files == two(), "{fault:?} at call {call}");
+            patch_two(&clean, "again").await.unwrap();
+            assert!(read(&clean, "again").await.unwrap().files == two_patched(), "{fault:?} at call {call}");
+            if !faulty.fired() {
+                break;
+            }
+        }
+        assert!(failures > 5, "{fault:?}: the sweep must have hit something");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
