@@ -7,6 +7,7 @@
 //! ([`Store::put_new`]); when that returns `Ok` the object survives a power failure; a read
 //! returns all it was asked for or an error; every operation ends within a bounded time.
 
+mod cache;
 mod error;
 mod local;
 mod memory;
@@ -22,6 +23,7 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use cache::{CacheCounts, CacheOptions, ReadCache};
 pub use error::{StoreError, StoreErrorKind, StoreOp};
 pub use local::LocalStore;
 pub use memory::MemoryStore;
