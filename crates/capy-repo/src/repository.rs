@@ -6,14 +6,14 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use capy_codec::{KdfParams, MasterKey, RepositoryKeys, SlotSecret};
 use capy_format::{
     BackupEntry, BackupRecord, BackupState, ChunkingPolicy, Config, KeySlot, ObjectKind, Pin, Root,
     SessionEntry, VERSION_1, Verification, names,
 };
-use capy_objects::{Store, StoreErrorKind};
+use capy_objects::{CacheOptions, ReadCache, Store, StoreErrorKind};
 use capy_types::limits::PACK_SIZE_BYTES;
 use capy_types::{BackupKey, BackupSelector, ClusterName, Ctx, PackId, RepositoryId, RootHash, SlotId};
 use futures::StreamExt;
@@ -55,6 +55,7 @@ struct Inner {
     config: Config,
     master: MasterKey,
     keys: RepositoryKeys,
+    cache: OnceLock<Arc<ReadCache>>,
 }
 
 /// An open repository.
@@ -109,7 +110,7 @@ impl Repository {
         let slot =
             keyring::new_slot(&master, config.repository, secret, options.kdf, &options.slot_label, &env)?;
         keyring::write_slot(&*store, config.repository, &slot).await?;
-        let repository = Self(Arc::new(Inner { store, env, config, master, keys }));
+        let repository = Self(Arc::new(Inner { store, env, config, master, keys, cache: OnceLock::new() }));
         repository.chain().create().await?;
         let object = keyring::encode_config(repository.config(), repository.keys());
         match repository.store().put_new(names::CONFIG, object).await {
@@ -134,7 +135,7 @@ impl Repository {
         let master = keyring::unlock(&*store, unchecked.repository(), secret).await?;
         let keys = RepositoryKeys::derive(&master, unchecked.repository());
         let config = unchecked.check(&keys)?;
-        Ok(Self(Arc::new(Inner { store, env, config, master, keys })))
+        Ok(Self(Arc::new(Inner { store, env, config, master, keys, cache: OnceLock::new() })))
     }
 
     /// The repository's identity.
@@ -153,6 +154,24 @@ impl Repository {
     #[must_use]
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.0.store
+    }
+
+    /// Lets backups, and readers that [ask for it](ReadOptions::cached), read packs and index objects
+    /// through a local cache. The first that is given stays.
+    ///
+    /// What the store has is still learnt from the store: the root, which packs and index objects there
+    /// are and how long they are. From the cache come only bytes of objects that are there, each proven
+    /// when it is opened. What it can hide is damage inside an object, as it is hidden where a chunk is
+    /// taken over unread: verification finds it, and from then on nothing rests on that.
+    pub fn use_cache(&self, options: &CacheOptions) {
+        let cache = || Arc::new(ReadCache::new(self.store().clone(), options, &self.id().to_string()));
+        self.0.cache.get_or_init(cache);
+    }
+
+    /// The local cache, if there is one.
+    #[must_use]
+    pub fn cache(&self) -> Option<&Arc<ReadCache>> {
+        self.0.cache.get()
     }
 
     /// Time and chance.

@@ -6,8 +6,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use capy_format::{IndexObject, ObjectKind, Root, names};
-use capy_objects::Store;
+use bytes::Bytes;
+use capy_format::{IndexObject, ObjectKind, Root, VerificationState, names};
+use capy_objects::{Store, StoreError};
 use capy_types::{IndexId, PackId};
 use futures::{StreamExt, TryStreamExt};
 
@@ -45,6 +46,16 @@ fn open_index(repo: &Repository, id: IndexId, object: &[u8]) -> Result<IndexObje
     Ok(IndexObject::decode(&name, &body)?)
 }
 
+/// Sizes of all index objects in the store.
+async fn list_indexes(store: &dyn Store) -> Result<HashMap<IndexId, u64>, RepoError> {
+    let mut indexes = HashMap::new();
+    let mut listed = store.list(names::INDEX_PREFIX);
+    while let Some(info) = listed.try_next().await? {
+        indexes.extend(names::parse_index(&info.name).map(|id| (id, info.size)));
+    }
+    Ok(indexes)
+}
+
 /// Sizes of all packs in the store.
 pub(crate) async fn list_packs(store: &dyn Store) -> Result<HashMap<PackId, u64>, RepoError> {
     let mut packs = HashMap::new();
@@ -57,7 +68,36 @@ pub(crate) async fn list_packs(store: &dyn Store) -> Result<HashMap<PackId, u64>
     Ok(packs)
 }
 
-/// Loads every index object the store has into `index`.
+/// The index objects the store lists, by length, as far as the local cache may answer for them.
+///
+/// It may not for one that is committed and not there, whose loss a cached copy would hide. Nor for any
+/// once a verification has found something wrong: it may be an index object that is damaged in its
+/// place, of which a cached copy would go on to be relied on.
+fn cacheable(root: &Root, listed: &HashMap<IndexId, u64>) -> HashMap<IndexId, u64> {
+    let doubted = root.backups.iter().any(|b| b.verification.state == VerificationState::Failed);
+    let fits = |size: &u64| !doubted && *size <= INDEX_MAX_BYTES;
+    listed.iter().filter(|(_, size)| fits(size)).map(|(id, size)| (*id, *size)).collect()
+}
+
+/// Reads an index object, through the cache when it is known to be `cached` bytes long.
+async fn read_index(repo: &Repository, id: IndexId, cached: Option<u64>) -> Result<Bytes, StoreError> {
+    let name = names::index(&id);
+    match (repo.cache(), cached) {
+        (Some(cache), Some(size)) => cache.get_range(&name, 0..size, size).await,
+        _ => repo.store().get(&name, INDEX_MAX_BYTES).await,
+    }
+}
+
+/// What came through the cache does not open: what the store itself says of it.
+async fn read_again(repo: &Repository, id: IndexId, cached: u64) -> Result<IndexObject, RepoError> {
+    if let Some(cache) = repo.cache() {
+        cache.forget(&names::index(&id), 0..cached).await;
+    }
+    open_index(repo, id, &read_index(repo, id, None).await?)
+}
+
+/// Loads every index object the store has into `index`; where `cached` allows it, through the local
+/// cache.
 ///
 /// Packs the root condemns, packs that are gone and packs of a wrong size are not usable for new
 /// backups; they stay readable as far as they go.
@@ -65,14 +105,14 @@ pub(crate) async fn load_indexes(
     repo: &Repository,
     root: &Root,
     index: &mut ChunkIndex,
+    cached: bool,
 ) -> Result<LoadedIndexes, RepoError> {
     let mut loaded = LoadedIndexes::default();
     let committed: HashSet<IndexId> = root.indexes.iter().copied().collect();
-    let mut ids = committed.clone();
-    let mut listed = repo.store().list(names::INDEX_PREFIX);
-    while let Some(info) = listed.try_next().await? {
-        ids.extend(names::parse_index(&info.name));
-    }
+    let listed = list_indexes(&**repo.store()).await?;
+    let ids: HashSet<IndexId> = committed.iter().chain(listed.keys()).copied().collect();
+    let sizes = if cached { cacheable(root, &listed) } else { HashMap::new() };
+    let sizes = &sizes;
     let present = list_packs(&**repo.store()).await?;
     let refused: HashSet<PackId> = root
         .condemned
@@ -82,11 +122,15 @@ pub(crate) async fn load_indexes(
         .chain(root.tombstones.iter().map(|tombstone| tombstone.pack))
         .collect();
     let mut fetched = futures::stream::iter(ids)
-        .map(|id| async move { (id, repo.store().get(&names::index(&id), INDEX_MAX_BYTES).await) })
+        .map(|id| async move { (id, read_index(repo, id, sizes.get(&id).copied()).await) })
         .buffer_unordered(INDEX_FETCHES);
     while let Some((id, object)) = fetched.next().await {
         // Decoded here, one at a time: they take several times the room then.
         let object = object.map_err(RepoError::from).and_then(|object| open_index(repo, id, &object));
+        let object = match (object, sizes.get(&id)) {
+            (Err(error), Some(size)) if !error.kind().is_transient() => read_again(repo, id, *size).await,
+            (object, _) => object,
+        };
         let object = match object {
             Ok(object) => object,
             Err(error) if error.kind().is_transient() => return Err(error),

@@ -29,7 +29,7 @@ impl Ingest {
         let without_deltas = budget::for_packs(&options, false)?;
         let (session, root) = session::register(&repo, &options.key).await?;
         let mut index = ChunkIndex::new(options.spill_dir.clone());
-        let loaded = crate::index::load_indexes(&repo, &root, &mut index).await?;
+        let loaded = crate::index::load_indexes(&repo, &root, &mut index, true).await?;
         for problem in &loaded.problems {
             ctx.progress.problem(Problem {
                 subject: names::index(&problem.index),
@@ -50,7 +50,8 @@ impl Ingest {
         let level = options.compression_level.unwrap_or(repo.config().compression_level);
         let index = SharedIndex::new(index);
         let spill_dir = options.spill_dir.clone();
-        let read = ReadOptions { spill_dir, kept_bytes: base::KEPT_BYTES, ..ReadOptions::default() };
+        let read =
+            ReadOptions { spill_dir, kept_bytes: base::KEPT_BYTES, cached: true, ..ReadOptions::default() };
         let reader = Reader::over(repo.clone(), index.clone(), read);
         let parent = match open_parent(&reader, &ctx, &options, &root).await {
             Ok(parent) => parent,

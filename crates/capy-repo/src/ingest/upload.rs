@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use capy_format::{IndexObject, IndexedPack, ObjectKind, names, version_of};
-use capy_objects::Store;
+use capy_objects::{ReadCache, Store};
 use capy_types::limits::KIB;
 use capy_types::{IndexId, Nonce};
 use tokio::sync::Semaphore;
 
 use super::worker::Shared;
 use crate::pack::SealedPack;
+use crate::read::BLOCK_BYTES;
 use crate::{RepoError, Repository, sealed};
 
 /// Frames that one index object lists, if more than one pack has to share it. A pack of deltas can have
@@ -24,6 +25,7 @@ const INDEX_FRAMES_MAX: usize = 1 << 17;
 /// Packs on their way.
 pub(super) struct Uploads {
     store: Arc<dyn Store>,
+    cache: Option<Arc<ReadCache>>,
     /// One for each KiB that may be on its way.
     room: Arc<Semaphore>,
     room_kib: u32,
@@ -33,11 +35,12 @@ pub(super) struct Uploads {
 
 impl Uploads {
     /// At most `max_bytes` are on their way; a larger pack goes alone.
-    pub(super) fn new(store: Arc<dyn Store>, max_bytes: usize) -> Self {
+    pub(super) fn new(store: Arc<dyn Store>, cache: Option<Arc<ReadCache>>, max_bytes: usize) -> Self {
         // The semaphore's own limit is above 2^28 on every platform.
         let room_kib = (max_bytes / KIB).clamp(1, 1 << 28);
         Self {
             store,
+            cache,
             room: Arc::new(Semaphore::new(room_kib)),
             room_kib: u32::try_from(room_kib).expect("at most 2^28"),
             unindexed: Mutex::new(Vec::new()),
@@ -67,7 +70,9 @@ impl Uploads {
 
     async fn store(&self, shared: &Shared, pack: SealedPack) -> Result<(), RepoError> {
         let size = u32::try_from(pack.bytes.len()).expect("packs stay far below 4 GiB");
-        self.store.put_new(&names::pack(&pack.id), pack.bytes).await?;
+        let name = names::pack(&pack.id);
+        self.store.put_new(&name, pack.bytes.clone()).await?;
+        self.keep(&name, &pack).await;
         self.stored_bytes.fetch_add(u64::from(size), Ordering::Relaxed);
         shared.dedup().stored(pack.id, &pack.frames)?;
         self.unindexed.lock().unwrap_or_else(PoisonError::into_inner).push(IndexedPack {
@@ -76,6 +81,16 @@ impl Uploads {
             frames: pack.frames,
         });
         Ok(())
+    }
+
+    /// Keeps a small pack: a day's manifest and differences, all of which the next backup asks for. Of
+    /// large ones it may want little, and fetches that.
+    async fn keep(&self, name: &str, pack: &SealedPack) {
+        let end = pack.frames.iter().map(|frame| frame.offset.saturating_add(frame.stored_len)).max();
+        let end = usize::try_from(end.unwrap_or(0)).unwrap_or(usize::MAX).min(pack.bytes.len());
+        if let Some(cache) = self.cache.as_ref().filter(|_| end <= BLOCK_BYTES as usize) {
+            cache.keep(name, pack.bytes.slice(..end)).await;
+        }
     }
 
     /// Waits until every upload has ended.
@@ -139,7 +154,10 @@ pub(super) async fn write_index(
     let version = version_of(index.packs.iter().flat_map(|pack| &pack.frames));
     let object = sealed::seal_as(repo.keys(), repo.id(), ObjectKind::Index, &name, nonce, &body, version)?;
     let size = object.len() as u64;
-    repo.store().put_new(&name, object).await?;
+    repo.store().put_new(&name, object.clone()).await?;
+    if let Some(cache) = repo.cache() {
+        cache.keep(&name, object).await;
+    }
     shared.uploads.stored_bytes.fetch_add(size, Ordering::Relaxed);
     let ids: Vec<_> = index.packs.iter().map(|pack| pack.id).collect();
     shared.dedup().indexed(&ids, id);

@@ -97,7 +97,7 @@ impl Shared {
             keys: repo.keys().clone(),
             repository: repo.id(),
             entropy: repo.env().entropy.clone(),
-            uploads: Uploads::new(repo.store().clone(), packs.upload_bytes),
+            uploads: Uploads::new(repo.store().clone(), repo.cache().cloned(), packs.upload_bytes),
             last_packs: LastPacks::default(),
             inspector: options.inspector.clone(),
             level,

@@ -17,7 +17,7 @@ use capy_types::limits::MIB;
 use tokio::sync::OnceCell;
 
 /// Length of a block in bytes: a request of 30 ms costs as much as 3 MB at 100 MB/s.
-pub(super) const BLOCK_BYTES: u32 = 4 * MIB as u32;
+pub(crate) const BLOCK_BYTES: u32 = 4 * MIB as u32;
 
 /// A block: number of the pack, and which.
 type Place = (u32, u32);

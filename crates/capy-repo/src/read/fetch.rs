@@ -6,8 +6,8 @@
 //! in the order of their packs, each once, and everything that rests on one is rebuilt while it is
 //! at hand ([`super::rebuild`]).
 //!
-//! Invariant: a frame that does not open is fetched once more, alone, before it is called a
-//! defect: a bad transfer is not damage.
+//! Invariant: a frame that does not open is fetched once more, alone and from the store itself, before
+//! it is called a defect: a bad transfer is not damage, and neither is a bad cache.
 
 use std::ops::{ControlFlow, Range};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -256,12 +256,14 @@ impl Reader {
         range: Range<u64>,
         blocks: bool,
     ) -> Result<Bytes, StoreError> {
-        let name = names::pack(&frame.pack);
-        let store = self.repo().store();
+        let name = &names::pack(&frame.pack);
+        let read = async |range| match self.cache() {
+            Some(cache) => cache.get_range(name, range, u64::from(frame.pack_end)).await,
+            None => self.repo().store().get_range(name, range).await,
+        };
         if !blocks {
-            return store.get_range(&name, range).await;
+            return read(range).await;
         }
-        let read = |range| store.get_range(&name, range);
         self.blocks().get(frame.location.pack, frame.pack_end, range, read).await
     }
 
@@ -297,6 +299,9 @@ impl Reader {
         let Some(first) = group.first() else { return Ok(Vec::new()) };
         let range = first.frame.range();
         let start = range.start;
+        if let Some(cache) = self.cache() {
+            cache.forget(&names::pack(&first.frame.pack), range.clone()).await;
+        }
         let bytes = match self.repo().store().get_range(&names::pack(&first.frame.pack), range).await {
             Ok(bytes) => bytes,
             Err(error) => {

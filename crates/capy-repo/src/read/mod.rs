@@ -18,10 +18,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use capy_format::{ChunkRef, Content, names};
+use capy_objects::ReadCache;
 use capy_types::limits::MIB;
 use capy_types::{ChunkId, Ctx, PackId, Problem};
 use tokio::sync::Semaphore;
 
+pub(crate) use blocks::BLOCK_BYTES;
 use blocks::Blocks;
 pub use bulk::{BulkRead, BulkReport, FileSink};
 pub use content::ContentReader;
@@ -40,13 +42,16 @@ pub struct ReadOptions {
     pub requests: usize,
     /// Bytes kept, as they are stored, of small packs and of manifests, to be asked for once.
     pub kept_bytes: usize,
+    /// Whether the repository's local cache, if it has one, may answer for packs and index objects. Not
+    /// where a read shall prove what the store has.
+    pub cached: bool,
     /// Where the index spills when it outgrows its memory.
     pub spill_dir: PathBuf,
 }
 
 impl Default for ReadOptions {
     fn default() -> Self {
-        Self { requests: 8, kept_bytes: 32 * MIB, spill_dir: PathBuf::from("/var/tmp") }
+        Self { requests: 8, kept_bytes: 32 * MIB, cached: false, spill_dir: PathBuf::from("/var/tmp") }
     }
 }
 
@@ -149,7 +154,7 @@ impl Reader {
         ctx.check()?;
         let root = repo.root().await?;
         let mut index = ChunkIndex::new(options.spill_dir.clone());
-        let loaded = load_indexes(&repo, &root, &mut index).await?;
+        let loaded = load_indexes(&repo, &root, &mut index, options.cached).await?;
         for problem in loaded.problems {
             ctx.progress.problem(Problem {
                 subject: names::index(&problem.index),
@@ -225,6 +230,10 @@ impl Reader {
 
     fn blocks(&self) -> &Blocks {
         &self.0.blocks
+    }
+
+    fn cache(&self) -> Option<&ReadCache> {
+        self.repo().cache().filter(|_| self.0.options.cached).map(|cache| &**cache)
     }
 
     fn decoders(&self) -> &Semaphore {

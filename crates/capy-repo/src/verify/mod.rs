@@ -86,7 +86,7 @@ pub async fn verify_structure(
     let root = repo.root().await?;
     let mut report = StructureReport { indexes: root.indexes.len() as u64, ..StructureReport::default() };
     let mut index = ChunkIndex::new(options.spill_dir.clone());
-    let loaded = load_indexes(repo, &root, &mut index).await?;
+    let loaded = load_indexes(repo, &root, &mut index, false).await?;
     for problem in loaded.problems.into_iter().filter(|problem| problem.committed) {
         let kind = if problem.error.is_missing_object() { DefectKind::Missing } else { DefectKind::Corrupt };
         let object = capy_format::names::index(&problem.index);

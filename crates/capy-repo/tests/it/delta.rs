@@ -21,7 +21,7 @@ pub(crate) const DEEP: DeltaPolicy = DeltaPolicy { depth_max: 3, share_percent: 
 
 /// The cluster after `day` days: a few pages of each relation change each day, one relation grows,
 /// one is cut, and a text gets a line in its middle.
-fn day(day: u64) -> Files {
+pub(crate) fn day(day: u64) -> Files {
     let mut files = cluster(1);
     // The sweeps below read it hundreds of times.
     files.retain(|path, _| !path.starts_with("base/5/164") && path != "base/5/99999");
@@ -66,7 +66,7 @@ async fn backup_with(
     commit(repo, id, ingest).await.map(|_| ())
 }
 
-async fn packs(store: &Arc<dyn Store>) -> Vec<PackId> {
+pub(crate) async fn packs(store: &Arc<dyn Store>) -> Vec<PackId> {
     let listed: Vec<_> = store.list(names::PACKS_PREFIX).try_collect().await.unwrap();
     listed.iter().filter_map(|info| names::parse_pack(&info.name)).collect()
 }
@@ -90,7 +90,7 @@ async fn frames(repo: &Repository) -> [(u64, u64); 2] {
     sums
 }
 
-async fn check_whole(repo: &Repository, id: &str, files: &Files) {
+pub(crate) async fn check_whole(repo: &Repository, id: &str, files: &Files) {
     let back = read(repo, id).await.unwrap();
     assert!(back.defects.is_empty(), "{id}: {:?}", back.defects);
     assert!(back.files == *files, "{id} reads back otherwise");

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
+mod cache;
 mod concurrency;
 mod damage;
 mod delta;
