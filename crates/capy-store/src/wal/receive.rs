@@ -163,6 +163,10 @@ struct Receiver<'a> {
     ctx: &'a Ctx,
     options: ReceiveOptions,
     slot: Option<SlotName>,
+    /// Whether the slot was there and kept no WAL: the server has given it up, or never made it keep any.
+    slot_is_void: bool,
+    /// Whether such a slot is to be made again, because a gap is accepted.
+    renews_slot: bool,
     tell: &'a mut (dyn FnMut(ReceiveEvent) + Send),
     report: ReceiveReport,
     uploads: Uploads,
@@ -201,6 +205,8 @@ impl<'a> Receiver<'a> {
             repository,
             ctx,
             slot,
+            slot_is_void: false,
+            renews_slot: false,
             tell,
             report: ReceiveReport::new(options.cluster.clone()),
             uploads: Uploads::new(repository.clone(), options.cluster.clone()),

@@ -261,6 +261,58 @@ fn wal_that_the_server_has_removed_is_a_gap_with_a_size_and_never_silent() {
 }
 
 #[test]
+fn a_slot_that_the_server_gave_up_is_told_with_the_gap_and_made_again() {
+    majors().into_iter().for_each(check_lost_slot);
+}
+
+fn check_lost_slot(major: u32) {
+    let cluster = Cluster::builder()
+        .major(major)
+        .initdb(&["--wal-segsize=1"])
+        .setting("min_wal_size = 2MB")
+        .setting("max_slot_wal_keep_size = 2MB")
+        .start();
+    let cli = Cli::with_repository();
+    let receiver = Receiver::start(&cli, &conninfo(&cluster), &SLOT);
+    receiver.says("streaming");
+    is_archived(&cli, "00000001", &switch(&cluster));
+    receiver.stop();
+    let due = cluster.sql("select pg_walfile_name(restart_lsn) from pg_replication_slots");
+    write(&cluster, 8);
+    let state = format!(
+        "select wal_status from pg_replication_slots
+         where not exists (select from pg_ls_waldir() where name = '{due}')"
+    );
+    let is_lost = || {
+        cluster.sql("checkpoint");
+        cluster.sql("create table if not exists x (); select pg_switch_wal()");
+        cluster.sql(&state) == "lost"
+    };
+    eventually(is_lost, || format!("PostgreSQL {major} gives the slot up"));
+
+    let refused = Receiver::start(&cli, &conninfo(&cluster), &SLOT).ends(3);
+    let message = refused["error"]["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("WAL is lost: timeline 1 from 0/") && message.contains(" MiB, "),
+        "{message}"
+    );
+    if major >= 15 {
+        assert!(message.contains("the slot capy keeps none"), "{major}: {message}");
+        let hint = refused["error"]["hint"].as_str().unwrap();
+        assert!(hint.contains("raise max_slot_wal_keep_size"), "{major}: {hint}");
+    }
+
+    let receiver = Receiver::start(&cli, &conninfo(&cluster), &[&SLOT[..], &["--accept-gap"]].concat());
+    receiver.says("warning: no WAL of timeline 1 from");
+    is_archived(&cli, "00000001", &switch(&cluster));
+    let report = receiver.stop();
+    assert_eq!(report["gaps"].as_array().unwrap().len(), 1, "{major}: {report}");
+    // The slot keeps WAL again.
+    let keeps = "select restart_lsn is not null and wal_status <> 'lost' from pg_replication_slots";
+    assert_eq!(cluster.sql(keeps), "t", "{major}");
+}
+
+#[test]
 fn a_check_is_content_with_a_receiver_in_place_of_the_archiver_and_warns_of_its_slot_once_it_is_gone() {
     let archiving = Archiving::with_repository(server().setting("max_slot_wal_keep_size = 1GB").start());
     let (repo, key) = (archiving.path("repo"), archiving.path("key"));

@@ -62,7 +62,11 @@ impl Receiver {
     }
 
     fn says(&self, words: &str) {
-        eventually(|| self.said().contains(words), || format!("it says {words:?}: {}", self.said()));
+        let reported = || fs::read_to_string(self.directory.join("stdout")).unwrap();
+        eventually(
+            || self.said().contains(words),
+            || format!("it says {words:?}: {}, and at the end {}", self.said(), reported()),
+        );
     }
 
     fn kill(mut self) {

@@ -33,13 +33,21 @@ impl Failure {
         }
     }
 
-    /// Whether the server no longer has what is due.
+    /// Whether the server no longer has, or no longer keeps, what is due.
     pub(super) fn is_removed_wal(&self) -> bool {
-        let refusal = match self {
+        self.refusal() == Some(StreamRefusal::WalRemoved) || self.is_lost_slot()
+    }
+
+    /// Whether the server streams nothing from a slot that it has given up.
+    pub(super) fn is_lost_slot(&self) -> bool {
+        self.refusal() == Some(StreamRefusal::SlotInvalidated)
+    }
+
+    fn refusal(&self) -> Option<StreamRefusal> {
+        match self {
             Self::Server(error) => error.stream_refusal(),
             Self::Here(_) => None,
-        };
-        refusal == Some(StreamRefusal::WalRemoved)
+        }
     }
 
     pub(super) fn into_error(self) -> Error {

@@ -16,8 +16,10 @@ use crate::Error;
 /// A server that is ready to stream.
 pub(super) struct Place {
     pub(super) connection: ReplicationConnection,
-    /// From where on the server surely has WAL: its slot's position, or its present one.
+    /// From where on the server says it keeps WAL: its slot's position, or its present one.
     pub(super) kept_from: Lsn,
+    /// Its present position.
+    pub(super) flushed: Lsn,
 }
 
 impl Receiver<'_> {
@@ -34,9 +36,10 @@ impl Receiver<'_> {
         let reserved = self.prepare_slot(&mut connection).await?;
         let history = self.archive_histories(&mut connection, identity.timeline).await?;
         self.look_for_heir(identity.timeline, identity.flush_lsn).await?;
-        let kept_from = reserved.unwrap_or(identity.flush_lsn);
-        self.take_place(&history, identity.flush_lsn, kept_from).await?;
-        Ok(Place { connection, kept_from })
+        let flushed = identity.flush_lsn;
+        let kept_from = reserved.unwrap_or(flushed);
+        self.take_place(&history, flushed, kept_from).await?;
+        Ok(Place { connection, kept_from, flushed })
     }
 
     /// Makes the slot if asked to, and returns from where on it keeps WAL.
@@ -54,12 +57,20 @@ impl Receiver<'_> {
             }
             Err(error) => return Err(error.into()),
         };
+        if self.renews_slot && state.is_some() {
+            // Since 16 one that was given up keeps nothing, whatever is streamed from it. The server may
+            // still count the last connection: then this is tried again.
+            connection.drop_slot(slot).await?;
+            state = None;
+        }
         if state.is_none() && creates {
             connection.create_slot(slot, true).await?;
             state = connection.read_slot(slot).await?;
         }
         let missing = || Error::new(ErrorKind::NotFound, format!("the server has no slot {slot}"));
-        Ok(state.ok_or_else(|| missing().with_hint("--create-slot makes it"))?.restart_lsn)
+        let state = state.ok_or_else(|| missing().with_hint("--create-slot makes it"))?;
+        (self.slot_is_void, self.renews_slot) = (state.restart_lsn.is_none(), false);
+        Ok(state.restart_lsn)
     }
 
     /// Whether the archive has a timeline that left the server's own before the position it is at: then
@@ -108,30 +119,60 @@ impl Receiver<'_> {
     }
 
     /// The server no longer has what is due: says so, or goes on behind the gap if that is wanted.
-    pub(super) async fn lost_wal(&mut self, failure: &Failure, kept_from: Lsn) -> Outcome<()> {
+    pub(super) async fn lost_wal(&mut self, failure: &Failure, kept_from: Lsn, flushed: Lsn) -> Outcome<()> {
         let Some(assembly) = &self.assembly else { return Ok(()) };
         let (timeline, from) = (assembly.timeline(), assembly.received());
-        let next = SegmentName::containing(timeline, kept_from, self.segment_size);
+        // A slot that was given up stands where its last reader reported, and keeps nothing from there on.
+        let breaks_promise = self.slot.is_some() && kept_from <= from;
+        let has_lost_slot = failure.is_lost_slot() || self.slot_is_void || breaks_promise;
+        let goes_on_at = if has_lost_slot { flushed } else { kept_from };
+        let next = SegmentName::containing(timeline, goes_on_at, self.segment_size);
         let gap = WalGap { timeline, from, to: next.start() };
-        if !self.options.accept_gap || gap.to <= gap.from {
-            let what = format!(
-                "WAL is lost: timeline {timeline} from {from} to {}, about {} MiB, is neither in the \
-                 archive nor on the server any more ({failure})",
-                gap.to,
-                gap.to.as_u64().saturating_sub(from.as_u64()) >> 20
+        let creates = self.options.create_slot;
+        if self.options.accept_gap && has_lost_slot && creates && gap.to <= gap.from && !self.renews_slot {
+            // What is due may still be there, only not kept.
+            self.renews_slot = true;
+            return Ok(());
+        }
+        let is_stuck = failure.is_lost_slot() && !creates;
+        if !self.options.accept_gap || is_stuck || gap.to <= gap.from {
+            return Err(self.loss(gap, failure, has_lost_slot).into());
+        }
+        self.renews_slot = has_lost_slot && creates;
+        if has_lost_slot && !creates {
+            self.notice(
+                "the slot keeps no WAL, and may never again: drop it, and let --create-slot make it anew",
             );
-            return Err(Error::new(ErrorKind::NotFound, what)
-                .with_hint(
-                    "--accept-gap goes on behind it; recoveries cannot pass it, so take a base backup then; a \
-                     slot keeps the server from removing WAL",
-                )
-                .into());
         }
         self.leave().await?;
         self.gap(gap);
         self.notice("WAL is lost: take a base backup now, since no recovery can pass the gap");
         self.assembly = Some(Assembly::at(next, Bytes::new()));
         Ok(())
+    }
+
+    /// What is said of a gap that was not accepted, or of a slot that cannot be made again.
+    fn loss(&self, gap: WalGap, failure: &Failure, has_lost_slot: bool) -> Error {
+        let WalGap { timeline, from, to } = gap;
+        let size = to.as_u64().saturating_sub(from.as_u64()) >> 20;
+        let what = format!(
+            "WAL is lost: timeline {timeline} from {from} to {to}, about {size} MiB, is neither in the archive nor \
+             kept by the server any more ({failure})"
+        );
+        match self.slot.as_ref().filter(|_| has_lost_slot) {
+            Some(slot) => Error::new(
+                ErrorKind::NotFound,
+                format!("{what}; the slot {slot} keeps none: the server has given it up, or nobody ever read it"),
+            )
+            .with_hint(
+                "raise max_slot_wal_keep_size; --accept-gap with --create-slot makes the slot again and goes on \
+                 behind the gap; recoveries cannot pass it, so take a base backup then",
+            ),
+            None => Error::new(ErrorKind::NotFound, what).with_hint(
+                "--accept-gap goes on behind it; recoveries cannot pass it, so take a base backup then; a slot \
+                 keeps the server from removing WAL",
+            ),
+        }
     }
 }
 

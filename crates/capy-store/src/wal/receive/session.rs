@@ -35,12 +35,12 @@ impl Receiver<'_> {
             () = cancel.cancelled() => return Ok(Some(ReceiveEnd::Stopped)),
             place = self.connect() => place?,
         };
-        let Place { mut connection, kept_from } = place;
+        let Place { mut connection, kept_from, flushed } = place;
         loop {
             let followed = match self.stream(connection).await {
                 Ok(followed) => followed,
                 Err(failure) if failure.is_removed_wal() => {
-                    self.lost_wal(&failure, kept_from).await?;
+                    self.lost_wal(&failure, kept_from, flushed).await?;
                     return Ok(None);
                 }
                 Err(failure) => return Err(failure),
