@@ -1,8 +1,9 @@
 """The contenders of tools/bench-peers: how each one backs up, verifies and restores.
 
 Every one encrypts. Compression is the tool's default and the nearest to capy-store's zstd 3:
-restic and rustic `auto`, borg `lz4` (its default) and `zstd,3`, pgBackRest `zst` level 3, as it is released
-(files are the unit) and with its block increments, which this version calls beta.
+restic and rustic `auto`, borg `lz4` (its default) and `zstd,3`, pgBackRest `gz` level 6 (its default) and
+`zst` level 3, as it is released (files are the unit) and with its block increments, which this version
+calls beta. pgBackRest gets two processes, where its default is one.
 
 A contender gives argument lists, and files for standard input and output; nothing runs here.
 """
@@ -152,9 +153,10 @@ class PgBackRest(Contender):
 
     input = "directory"
 
-    def __init__(self, work, block):
+    def __init__(self, work, compression, block=False):
+        self.compress_type, self.compress_level = compression.split(" ")
         self.block = block
-        self.name = "pgBackRest zst 3" + (", block (beta)" if block else "")
+        self.name = f"pgBackRest {compression}" + (", block (beta)" if block else "")
         super().__init__(work)
         self.config = f"{work}/{self.slug}.conf"
 
@@ -166,8 +168,8 @@ repo1-cipher-type=aes-256-cbc
 repo1-cipher-pass={PASSPHRASE}
 repo1-bundle=y
 repo1-retention-full=9
-compress-type=zst
-compress-level=3
+compress-type={self.compress_type}
+compress-level={self.compress_level}
 process-max=2
 log-level-file=off
 lock-path={self.home}/lock
@@ -196,7 +198,7 @@ def contenders(work, capy, level, rustic):
     found += [Rustic(work, rustic)] if rustic else []
     found += [Restic(work, "tar"), Borg(work, "tar", "lz4"), Borg(work, "tar", "zstd,3")]
     found += [Restic(work, "directory"), Borg(work, "directory", "zstd,3")]
-    return found + [PgBackRest(work, False), PgBackRest(work, True)]
+    return found + [PgBackRest(work, "gz 6"), PgBackRest(work, "zst 3"), PgBackRest(work, "zst 3", block=True)]
 
 
 def size_of(root):
