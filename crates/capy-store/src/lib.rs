@@ -80,7 +80,7 @@ pub use limits::{Limit, Limits};
 pub use location::{Key, Location, StoreRates};
 pub use probe::probe;
 pub use report::{BackupReport, Defect, RestoreReport, Stage, VerifyLevel, VerifyReport, WalRange};
-pub use repository::{InitOptions, Repository};
+pub use repository::{ChunkSizes, InitOptions, Repository};
 pub use restore::{Delta, DeltaPlan, Owner, Recovery, RestoreOptions, TablespaceMapping, TarTarget};
 pub use restore_point::{
     RestorePointAt, RestorePointInfo, RestorePointKind, RestorePointOptions, RestorePointState,

@@ -18,6 +18,33 @@ use tracing::instrument;
 use crate::metered::MeteredStore;
 use crate::{BackupDetails, BackupInfo, Error, Key, Location, Result, convert};
 
+/// How long chunks are, in bytes. Fixed when a repository is made: what is cut otherwise is stored anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ChunkSizes {
+    /// Cells of the grid on which files of tables and indexes are cut: a multiple of 8 KiB, up to 2 MiB,
+    /// since a batch of 4 MiB holds two.
+    pub grid_bytes: u32,
+    /// Shortest chunk cut by content: even, as the other two, and from 64 bytes.
+    pub min_bytes: u32,
+    /// From here on a chunk ends more easily; up to 4 MiB.
+    pub avg_bytes: u32,
+    /// Longest chunk cut by content; up to 2 MiB.
+    pub max_bytes: u32,
+}
+
+impl Default for ChunkSizes {
+    fn default() -> Self {
+        let policy = capy_format::ChunkingPolicy::default();
+        Self {
+            grid_bytes: policy.grid_bytes,
+            min_bytes: policy.data_min,
+            avg_bytes: policy.data_avg,
+            max_bytes: policy.data_max,
+        }
+    }
+}
+
 /// How a new repository is made.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -27,6 +54,8 @@ pub struct InitOptions {
     pub compression_level: i32,
     /// Cut every file by content, the files of tables and indexes too.
     pub content_defined: bool,
+    /// How long chunks are.
+    pub chunk_sizes: ChunkSizes,
     /// Memory in KiB that opening a passphrase slot takes; `None` for the default of 64 MiB. Less
     /// makes guessing cheaper: only tests should want it.
     pub kdf_memory_kib: Option<u32>,
@@ -34,7 +63,8 @@ pub struct InitOptions {
 
 impl Default for InitOptions {
     fn default() -> Self {
-        Self { compression_level: 3, content_defined: false, kdf_memory_kib: None }
+        let chunk_sizes = ChunkSizes::default();
+        Self { compression_level: 3, content_defined: false, chunk_sizes, kdf_memory_kib: None }
     }
 }
 
@@ -53,8 +83,8 @@ impl Repository {
     ///
     /// # Errors
     /// `Conflict` when something is there already; `Invalid` when the store cannot hold a
-    /// repository (the message names its fault), or when no key, an empty passphrase or a short
-    /// key file is given; `Denied`, `Unavailable` from the store.
+    /// repository (the message names its fault), when no key, an empty passphrase or a short key file
+    /// is given, or when chunk sizes make no sense; `Denied`, `Unavailable` from the store.
     ///
     /// # Cancellation
     /// Safe to drop. What may be left are a few small objects of a repository that never came to
@@ -93,7 +123,14 @@ impl Repository {
                 kdf,
                 ..capy_repo::InitOptions::default()
             };
-            chosen.chunking.force_cdc = options.content_defined;
+            let sizes = options.chunk_sizes;
+            chosen.chunking = capy_format::ChunkingPolicy {
+                data_min: sizes.min_bytes,
+                data_avg: sizes.avg_bytes,
+                data_max: sizes.max_bytes,
+                grid_bytes: sizes.grid_bytes,
+                force_cdc: options.content_defined,
+            };
             let store = Arc::clone(&meter) as Arc<dyn Store>;
             let repo = capy_repo::Repository::init(store, env, chosen, first.as_slot_secret()).await?;
             for key in others {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use capy_store::{InitOptions, Repository};
+use capy_store::{ChunkSizes, InitOptions, Repository};
 use clap::Args;
 use serde_json::json;
 
@@ -36,6 +36,26 @@ pub(crate) struct InitArgs {
     /// Cut every file by content; by default the files of tables and indexes are cut by pages
     #[arg(long)]
     content_defined: bool,
+
+    /// Cells in which files of tables and indexes are cut, in KiB: a multiple of 8
+    #[arg(long, value_name = "KIB")]
+    grid_kib: Option<u32>,
+
+    /// Shortest, aimed at and longest chunk of what is cut by content, in KiB [default: 32,64,512]
+    #[arg(long, value_name = "MIN,AVG,MAX", value_delimiter = ',', num_args = 3)]
+    chunk_kib: Option<Vec<u32>>,
+}
+
+impl InitArgs {
+    fn chunk_sizes(&self) -> ChunkSizes {
+        let bytes = |kib: u32| kib.saturating_mul(1024);
+        let mut sizes = ChunkSizes::default();
+        sizes.grid_bytes = self.grid_kib.map_or(sizes.grid_bytes, bytes);
+        if let Some([min, avg, max]) = self.chunk_kib.as_deref() {
+            (sizes.min_bytes, sizes.avg_bytes, sizes.max_bytes) = (bytes(*min), bytes(*avg), bytes(*max));
+        }
+        sizes
+    }
 }
 
 pub(crate) async fn run(args: InitArgs, session: &mut Session) -> anyhow::Result<Exit> {
@@ -47,6 +67,7 @@ pub(crate) async fn run(args: InitArgs, session: &mut Session) -> anyhow::Result
     let mut options = InitOptions::default();
     options.compression_level = args.compression_level;
     options.content_defined = args.content_defined;
+    options.chunk_sizes = args.chunk_sizes();
     let created = Repository::init(&session.ctx, &location, &keys, options).await;
     if let (Err(_), Some(file)) = (&created, &args.create_key_file) {
         // A key that opens nothing must not lie about.

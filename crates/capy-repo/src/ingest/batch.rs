@@ -29,7 +29,7 @@ pub(super) const fn chunking(grid: Option<usize>) -> u8 {
 /// Largest chunk that an ingest cuts: half a batch, so that a batch always holds several.
 const CUT_MAX_BYTES: usize = BATCH_BYTES / 2;
 
-/// Refuses chunk sizes that batches cannot hold.
+/// Refuses chunk sizes that batches cannot hold or nothing can be cut by.
 pub(crate) fn check_policy(policy: &ChunkingPolicy) -> Result<(), RepoError> {
     let largest = policy.data_max.max(policy.grid_bytes) as usize;
     if largest > CUT_MAX_BYTES {
@@ -37,7 +37,7 @@ pub(crate) fn check_policy(policy: &ChunkingPolicy) -> Result<(), RepoError> {
             what: format!("chunks of {largest} bytes: at most {CUT_MAX_BYTES} bytes are supported"),
         });
     }
-    Ok(())
+    data_sizes(policy).map(drop)
 }
 
 /// The sizes for content-defined chunking of data.
