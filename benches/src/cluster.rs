@@ -48,7 +48,7 @@ impl Cluster {
 
     /// The same at a later moment: one in twenty stretches of 256 KiB of its tables was rewritten,
     /// and its log has grown by a twentieth. Changes that lie scattered cost a backup more, up to a
-    /// whole chunk of 128 KiB for each page.
+    /// whole chunk of 256 KiB for each page.
     #[must_use]
     pub const fn five_percent_later(self) -> Self {
         Self { changed: true, ..self }

@@ -31,7 +31,7 @@ impl Default for ChunkingPolicy {
             data_min: 32 * 1024,
             data_avg: 64 * 1024,
             data_max: 512 * 1024,
-            grid_bytes: 128 * 1024,
+            grid_bytes: 256 * 1024,
             force_cdc: false,
         }
     }

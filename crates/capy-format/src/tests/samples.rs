@@ -160,7 +160,7 @@ pub(crate) fn config() -> Config {
         repository: repository(),
         created_at: time("2026-11-21T06:54:52.123456Z"),
         format_version: 1,
-        chunking: ChunkingPolicy::default(),
+        chunking: ChunkingPolicy { grid_bytes: 128 * 1024, ..ChunkingPolicy::default() },
         compression_level: 3,
         pack_size_bytes: 32 << 20,
     }

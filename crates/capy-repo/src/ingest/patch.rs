@@ -34,7 +34,7 @@ use plan::{is_on_grid, prefix_checksum, touched_cells};
 /// Memory in bytes that patching takes beside everything else: two groups of old cells, what is read
 /// for one, and the lists of one file.
 pub(super) const MEMORY_BYTES: usize = 16 * MIB;
-/// Longest file: its list of chunks is held, 56 bytes for each 128 KiB.
+/// Longest file: its list of chunks is held, 56 bytes for each 256 KiB.
 const LENGTH_MAX_BYTES: u64 = 64 << 30;
 /// Chunks taken over that may wait for the results of others: 3 MiB of names.
 const KNOWN_WAITING_MAX: usize = 1 << 16;

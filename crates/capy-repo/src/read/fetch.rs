@@ -26,7 +26,7 @@ use crate::RepoError;
 use crate::index::BrokenChain;
 use crate::pack::{FrameOpener, FrameProblem};
 
-/// Bodies of deltas held at once in bytes. At 500 bytes a delta of a 128 KiB chunk, some 16 000 of
+/// Bodies of deltas held at once in bytes. At 1000 bytes a delta of a 256 KiB chunk, some 8 000 of
 /// them: a GiB of a cluster at a mean depth of two.
 const DELTAS_MAX_BYTES: u64 = 8 * MIB as u64;
 

@@ -106,7 +106,7 @@ async fn changed_pages_take_little_room_and_every_day_reads_back() {
         backup(&repo, &n.to_string(), &day(n), DEEP).await.unwrap();
     }
     let [full_after, delta] = frames(&repo).await;
-    assert!(delta.0 > 100, "{delta:?}");
+    assert!(delta.0 > 70, "{delta:?}");
     // Manifests and what grew are full.
     assert!(full_after.1 - full.1 < full.1 / 3, "{full:?} {full_after:?}");
     assert!(delta.1 < full.1 / 10, "five days of deltas: {delta:?}, {full:?}");

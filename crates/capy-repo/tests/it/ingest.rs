@@ -55,8 +55,8 @@ async fn an_unchanged_backup_stores_next_to_nothing_and_a_change_only_itself() {
     files.get_mut("base/5/99999").unwrap()[3_000_000] ^= 1;
     let third = backup(&repo, "three", &files).await.unwrap();
     assert!(
-        third.stored_bytes < 150_000,
-        "one chunk of 128 KiB and its manifest, not {}",
+        third.stored_bytes < 280_000,
+        "one chunk of 256 KiB and its manifest, not {}",
         third.stored_bytes
     );
     for id in ["one", "two"] {
@@ -108,7 +108,7 @@ async fn empty_backups_huge_zero_runs_and_odd_lengths_survive() {
     let mut files = crate::fixture::Files::new();
     backup(&repo, "empty", &files).await.unwrap();
     assert!(read(&repo, "empty").await.unwrap().files.is_empty());
-    for n in [1, 8191, 8192, 131_071, 131_072, 131_073, 4 << 20, (4 << 20) + 1, 33 << 20] {
+    for n in [1, 8191, 8192, 262_143, 262_144, 262_145, 4 << 20, (4 << 20) + 1, 33 << 20] {
         files.insert(format!("base/5/z{n}"), vec![0; n]);
         files.insert(format!("cdc/z{n}"), vec![0; n]);
         files.insert(format!("cdc/r{n}"), bytes(n as u64, n.min(2 << 20)));
@@ -153,7 +153,7 @@ impl capy_repo::Inspector for Shown {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_inspector_sees_every_chunk_with_a_byte_that_nobody_has_inspected() {
-    const GRID: usize = 128 << 10;
+    const GRID: usize = 256 << 10;
     let repo = init(&memory_store().await).await;
     let shown = std::sync::Arc::new(Shown::default());
     let options = capy_repo::IngestOptions {
