@@ -54,7 +54,8 @@ pub(super) fn write(mut file: &File, head: &[u8], content: &[u8]) -> io::Result<
 
 /// Fills `content` from a file that must be exactly this block; `false` when it is anything else.
 pub(super) fn read(mut file: &File, head: &[u8], content: &mut [u8]) -> io::Result<bool> {
-    if file.metadata()?.len() != file_bytes(head, content.len()) {
+    let facts = file.metadata()?;
+    if !facts.is_file() || facts.len() != file_bytes(head, content.len()) {
         return Ok(false);
     }
     let mut before = vec![0; head.len() + CHECKSUM_BYTES];

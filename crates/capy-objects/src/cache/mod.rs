@@ -41,6 +41,9 @@ pub struct CacheOptions {
 impl CacheOptions {
     /// A GiB: the blocks around the chunks that change in a day of a cluster of some 50 GB.
     pub const DEFAULT_MAX_BYTES: u64 = 1 << 30;
+    /// The least that makes sense, 8 MiB: below it a cache is filled and emptied all the time, and
+    /// below some 300 KiB it keeps nothing at all.
+    pub const LEAST_MAX_BYTES: u64 = 8 << 20;
 
     /// A cache of the default size.
     pub fn new(directory: impl Into<PathBuf>) -> Self {

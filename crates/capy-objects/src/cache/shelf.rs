@@ -2,8 +2,9 @@
 //!
 //! Contained by: the cache, on blocking threads. Invariants: a file appears under its name complete, by
 //! a rename, and is believed only when its checksum holds, so nothing is synced; a file that is not what
-//! its name says is removed; whatever the directory refuses is told once, after which nothing more is
-//! written, and never an error to whoever reads.
+//! its name says is removed; below the directory that was given no link is followed and nothing but files
+//! is read, so that whoever else can write there leads nowhere and holds nobody up; whatever the directory
+//! refuses is told once, after which nothing more is written, and never an error to whoever reads.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, futimens};
+use rustix::fs::{OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, futimens};
 
 use super::block;
 use super::room::{BLOCK_SUFFIX, DIRECTORY_PREFIX, Room, TEMPORARY_SUFFIX};
@@ -76,8 +77,10 @@ impl Shelf {
 
     /// Fills `content` with the block of `name` that starts at `start`, if it is here and sound.
     pub(super) fn read(&self, name: &str, start: u64, content: &mut [u8]) -> bool {
-        let Some(path) = self.path(name, start) else { return false };
-        let Ok(file) = File::open(&path) else { return false };
+        let Some(path) = self.path(name, start).filter(|_| self.check_directory().is_ok()) else {
+            return false;
+        };
+        let Ok(file) = open(&path) else { return false };
         let head = block::head(&self.scope, name, start, content.len());
         // A file that cannot be read is as bad as one that reads wrong.
         let sound = block::read(&file, &head, content).unwrap_or(false);
@@ -97,7 +100,8 @@ impl Shelf {
     pub(super) fn write(&self, name: &str, start: u64, content: &[u8]) {
         let Some(path) = self.path(name, start).filter(|_| self.fault().is_none()) else { return };
         let head = block::head(&self.scope, name, start, content.len());
-        let outcome = match self.room.make(&self.root, block::file_bytes(&head, content.len())) {
+        let room = || self.room.make(&self.root, block::file_bytes(&head, content.len()));
+        let outcome = match self.check_directory().and_then(|()| room()) {
             Ok(true) => self.put(&path, &head, content),
             Ok(false) => Ok(()),
             Err(error) => Err(error),
@@ -111,8 +115,19 @@ impl Shelf {
 
     /// Removes a block.
     pub(super) fn remove(&self, name: &str, start: u64) {
-        if let Some(path) = self.path(name, start) {
+        if let Some(path) = self.path(name, start).filter(|_| self.check_directory().is_ok()) {
             let _ = fs::remove_file(path);
+        }
+    }
+
+    /// What is in the repository's place is a directory, or nothing yet. A link there could lead to other
+    /// people's files.
+    fn check_directory(&self) -> io::Result<()> {
+        match fs::symlink_metadata(&self.directory) {
+            Ok(facts) if facts.is_dir() => Ok(()),
+            Ok(_) => Err(io::Error::other("it is no directory of the cache's own")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
@@ -158,6 +173,12 @@ impl Shelf {
         }
         done
     }
+}
+
+/// A file that is there. A link is not followed, and a pipe without a writer is not waited for.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
 /// A new file, for its owner alone.

@@ -308,6 +308,53 @@ async fn a_cache_too_small_for_a_block_keeps_nothing() {
 }
 
 #[tokio::test]
+async fn a_link_in_the_place_of_a_block_is_not_followed_and_a_pipe_holds_nobody_up() {
+    let place = Place::with(100).await;
+    let cache = place.cache();
+    place.read(&cache, 0..100).await;
+    let file = place.files().remove(0);
+    let sound = place.dir.path().join("sound");
+    for alien in ["a link", "a pipe", "a directory"] {
+        fs::rename(&file, &sound).unwrap();
+        match alien {
+            "a link" => std::os::unix::fs::symlink(&sound, &file).unwrap(),
+            "a pipe" => {
+                let made = std::process::Command::new("mkfifo").arg(&file).status().unwrap();
+                assert!(made.success());
+            }
+            _ => fs::create_dir(&file).unwrap(),
+        }
+        let reading = place.read(&cache, 0..100);
+        let read = tokio::time::timeout(std::time::Duration::from_secs(20), reading).await;
+        assert_eq!(read.ok(), Some(1), "{alien}");
+        if alien == "a directory" {
+            assert!(cache.fault().is_some(), "nothing is written over it");
+        } else {
+            assert_eq!(place.read(&cache, 0..100).await, 0, "{alien} made way");
+            assert!(fs::symlink_metadata(&file).unwrap().is_file(), "{alien}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_link_in_the_place_of_the_repositorys_directory_is_refused_and_told() {
+    let place = Place::with(LENGTH).await;
+    let elsewhere = place.dir.path().join("elsewhere");
+    place.read(&place.cache(), 0..LENGTH).await;
+    let directory = place.files()[0].parent().unwrap().to_owned();
+    fs::rename(&directory, &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &directory).unwrap();
+    let before = place.files();
+    let options = CacheOptions { max_bytes: BLOCK_BYTES, ..place.options() };
+    for cache in [place.cache(), place.cache_of("one", &options)] {
+        assert_eq!(place.read(&cache, 0..LENGTH).await, 1, "what lies there is not read");
+        cache.forget(NAME, 0..LENGTH).await;
+        assert!(cache.fault().is_some_and(|fault| fault.contains("no directory")), "{:?}", cache.fault());
+    }
+    assert_eq!(place.files(), before, "nothing was written there, and nothing removed");
+}
+
+#[tokio::test]
 async fn an_object_whose_name_is_too_long_for_a_file_is_read_all_the_same() {
     let place = Place::with(10).await;
     let name = format!("packs/{}", "a".repeat(240));
