@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use capy_store::{BackupReport, Limit, Limits, Stage, WalRange};
+use capy_store::{BackupReport, CacheReport, Limit, Limits, Stage, WalRange};
 use serde::Serialize;
 
 use crate::human::{bytes, duration, factor, rate};
@@ -40,7 +40,7 @@ fn peak_memory_bytes() -> Option<u64> {
 /// The account of a backup.
 pub(crate) fn backup(report: &BackupReport, memory: &str) -> String {
     let stats = &report.stats;
-    let rows = [
+    let mut rows = vec![
         ("backup", report.backup.backup_key.to_string()),
         (
             "read",
@@ -75,6 +75,7 @@ pub(crate) fn backup(report: &BackupReport, memory: &str) -> String {
         ("time", stages(&report.stages)),
         ("limited by", limits(&report.limits)),
     ];
+    rows.extend(report.cache.as_ref().map(|used| ("cache", cache(used, report.store_read_bytes))));
     let mut text = crate::output::fields(&rows);
     for notice in &report.notices {
         text.push_str(&format!("note: {notice}\n"));
@@ -93,6 +94,21 @@ pub(crate) fn backup(report: &BackupReport, memory: &str) -> String {
         if report.problems_total > report.problems.len() as u64 {
             text.push_str(&format!("  and {} more\n", report.problems_total - report.problems.len() as u64));
         }
+    }
+    text
+}
+
+/// `9 of 12 reads, 3.10 MB, and 412 kB from the store; 1 damaged file removed`.
+fn cache(report: &CacheReport, store_read_bytes: u64) -> String {
+    let CacheReport { hits, misses, hit_bytes, damaged, fault, .. } = report;
+    let (reads, cached, store) = (hits + misses, bytes(*hit_bytes), bytes(store_read_bytes));
+    let mut text = format!("{hits} of {reads} reads, {cached}, and {store} from the store");
+    if *damaged > 0 {
+        let files = if *damaged == 1 { "file" } else { "files" };
+        text.push_str(&format!("; {damaged} damaged {files} removed"));
+    }
+    if let Some(fault) = fault {
+        text.push_str(&format!("; nothing more is kept: {fault}"));
     }
     text
 }

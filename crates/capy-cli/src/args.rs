@@ -163,6 +163,7 @@ fn after_long_help() -> String {
          CAPY_PASSPHRASE       the passphrase\n  \
          CAPY_PASSPHRASE_FILE  a file whose first line is the passphrase, as --passphrase-file\n  \
          CAPY_KEY_FILE         a key file, as --key-file\n  \
+         CAPY_CACHE_DIR        a directory for backups to keep what they read, as backup --cache-dir\n  \
          AWS_*                 credentials, region and endpoint of S3 stores\n  \
          PG*, ~/.pgpass        how to reach PostgreSQL, as libpq reads them\n  \
          CAPY_LOG              what to log, as a filter (capy_repo=debug), instead of -v\n\n{}",

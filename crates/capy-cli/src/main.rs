@@ -6,6 +6,7 @@
 //! `exit` the exit codes.
 
 mod account;
+mod amounts;
 mod args;
 mod commands;
 mod environment;
@@ -14,7 +15,6 @@ mod failure;
 mod human;
 mod output;
 mod progress;
-mod rates;
 mod secrets;
 mod session;
 

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use capy_store::{Ctx, Location, Repository, StoreRates};
+use capy_store::{Ctx, Location, Repository};
 
 use crate::args::Global;
 use crate::environment;
@@ -41,12 +41,11 @@ impl Session {
 
     /// Opens the repository.
     pub(crate) async fn open(&self) -> anyhow::Result<Repository> {
-        self.open_at(StoreRates::default()).await
+        self.open_at(self.location()?).await
     }
 
-    /// Opens the repository, to and from which bytes go at these rates.
-    pub(crate) async fn open_at(&self, rates: StoreRates) -> anyhow::Result<Repository> {
-        let location = self.location()?.with_rates(rates);
+    /// Opens the repository at a [location](Self::location) that the command has said more about.
+    pub(crate) async fn open_at(&self, location: Location) -> anyhow::Result<Repository> {
         let key = secrets::opening_key(&self.global)?;
         Ok(Repository::open(&self.ctx, &location, &key).await?)
     }

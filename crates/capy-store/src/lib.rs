@@ -55,7 +55,7 @@ mod stats;
 mod verify;
 mod wal;
 
-pub use capy_objects::{ProbeReport, StoreOptions};
+pub use capy_objects::{CacheOptions, ProbeReport, StoreOptions};
 pub use capy_types::{
     BackupId, BackupKey, BackupSelector, ChunkId, Clock, ClusterName, Ctx, Entropy, ErrorKind, IndexId, Lsn,
     NameError, NoProgress, OsEntropy, PackId, Phase, Problem, Progress, RepositoryId, Secret, SegmentSize,
@@ -79,7 +79,9 @@ pub use keys::{KeyKind, KeySlotInfo};
 pub use limits::{Limit, Limits};
 pub use location::{Key, Location, StoreRates};
 pub use probe::probe;
-pub use report::{BackupReport, Defect, RestoreReport, Stage, VerifyLevel, VerifyReport, WalRange};
+pub use report::{
+    BackupReport, CacheReport, Defect, RestoreReport, Stage, VerifyLevel, VerifyReport, WalRange,
+};
 pub use repository::{ChunkSizes, InitOptions, Repository};
 pub use restore::{Delta, DeltaPlan, Owner, Recovery, RestoreOptions, TablespaceMapping, TarTarget};
 pub use restore_point::{

@@ -6,7 +6,7 @@
 use std::num::NonZeroU64;
 
 use capy_codec::SlotSecret;
-use capy_objects::StoreOptions;
+use capy_objects::{CacheOptions, StoreOptions};
 use capy_types::Secret;
 
 /// A place in an object store: a URL and how to reach it.
@@ -20,6 +20,7 @@ pub struct Location {
     pub(crate) url: String,
     pub(crate) store: StoreOptions,
     pub(crate) rates: StoreRates,
+    pub(crate) cache: Option<CacheOptions>,
 }
 
 /// How fast bytes may go to a store and come from it, in bytes a second; as fast as they can when
@@ -36,7 +37,7 @@ pub struct StoreRates {
 impl Location {
     /// A place that needs no options.
     pub fn new(url: impl Into<String>) -> Self {
-        Self { url: url.into(), store: StoreOptions::default(), rates: StoreRates::default() }
+        Self { url: url.into(), store: StoreOptions::default(), rates: StoreRates::default(), cache: None }
     }
 
     /// Says how to reach it: endpoint, region, credentials, time limits.
@@ -50,6 +51,20 @@ impl Location {
     #[must_use]
     pub const fn with_rates(mut self, rates: StoreRates) -> Self {
         self.rates = rates;
+        self
+    }
+
+    /// Gives backups a local directory to keep what they read of the repository in: packs and index
+    /// objects that are asked for again every day, as sealed as the store has them. It may be removed at
+    /// any moment, be shared by several repositories and processes, and be damaged: what it holds is
+    /// checked when it is read, and fetched again where it is wrong. A directory that takes nothing makes
+    /// a backup slower, not fail: the report says so ([`BackupReport::cache`](crate::BackupReport::cache)).
+    ///
+    /// Which objects there are is learnt from the store all the same, and whatever proves what the store
+    /// has, verification and restores, asks the store alone.
+    #[must_use]
+    pub fn with_cache(mut self, cache: CacheOptions) -> Self {
+        self.cache = Some(cache);
         self
     }
 

@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use capy_objects::{CacheCounts, ReadCache};
 use capy_types::{BackupKey, Lsn, TimelineId};
 use serde::{Serialize, Serializer};
 
@@ -104,6 +105,42 @@ pub struct BackupReport {
     pub wal_needed: Option<WalRange>,
     /// How it went when it was to be incremental; absent when it was not.
     pub incremental: Option<IncrementalReport>,
+    /// Bytes read from the repository's store: what is known of earlier backups, and the chunks that
+    /// changed ones are stored as differences to. Of the repository's handle, as `cache` is.
+    pub store_read_bytes: u64,
+    /// What its local cache was good for; absent when it had none.
+    pub cache: Option<CacheReport>,
+}
+
+/// What a local cache was good for. Counts are of the repository's handle: two backups at once on one
+/// handle see each other's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct CacheReport {
+    /// Reads of packs and index objects that needed no request to the store.
+    pub hits: u64,
+    /// Those that did.
+    pub misses: u64,
+    /// Bytes that came out of the cache and not from the store.
+    pub hit_bytes: u64,
+    /// Files of the cache that were not what they must be, and were removed.
+    pub damaged: u64,
+    /// Why nothing more is kept in it, when its directory refused something.
+    pub fault: Option<String>,
+}
+
+impl CacheReport {
+    /// Of what was done since `before`.
+    pub(crate) fn since(before: &CacheCounts, cache: &ReadCache) -> Self {
+        let now = cache.counts();
+        Self {
+            hits: now.hits - before.hits,
+            misses: now.misses - before.misses,
+            hit_bytes: now.hit_bytes - before.hit_bytes,
+            damaged: now.damaged - before.damaged,
+            fault: cache.fault().map(str::to_owned),
+        }
+    }
 }
 
 impl BackupReport {

@@ -7,7 +7,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use capy_objects::{Store, open_store};
+use capy_objects::{CacheOptions, Store, open_store};
 use capy_repo::Env;
 use capy_types::{
     BackupKey, BackupSelector, Clock, ClusterName, Ctx, Entropy, ErrorKind, Phase, RepositoryId,
@@ -109,6 +109,7 @@ impl Repository {
         for key in keys {
             key.check_strength()?;
         }
+        check_cache(location)?;
         let work = async {
             let meter =
                 MeteredStore::over(open_store(&location.url, &location.store, true).await?, location.rates);
@@ -136,7 +137,7 @@ impl Repository {
             for key in others {
                 repo.add_key_slot(key.as_slot_secret(), kdf, "initial").await?;
             }
-            Ok(Self { repo, meter })
+            Ok(Self { repo, meter }.with_cache(location))
         };
         cancellable(ctx, work).await
     }
@@ -145,7 +146,8 @@ impl Repository {
     ///
     /// # Errors
     /// `NotFound` ("not a capy-store repository"); `Denied` when no key slot opens with this key;
-    /// `Invalid` when it was written by a newer version; `Corrupt`; `Unavailable`.
+    /// `Invalid` when it was written by a newer version, or the location makes no sense; `Corrupt`;
+    /// `Unavailable`.
     ///
     /// # Cancellation
     /// Safe to drop; nothing is written.
@@ -161,12 +163,13 @@ impl Repository {
     #[instrument(skip_all, fields(url = location.url()))]
     pub async fn open(ctx: &Ctx, location: &Location, key: &Key) -> Result<Self> {
         ctx.progress.phase(Phase::Prepare, None);
+        check_cache(location)?;
         let work = async {
             let meter =
                 MeteredStore::over(open_store(&location.url, &location.store, false).await?, location.rates);
             let store = Arc::clone(&meter) as Arc<dyn Store>;
             let repo = capy_repo::Repository::open(store, Env::default(), key.as_slot_secret()).await?;
-            Ok(Self { repo, meter })
+            Ok(Self { repo, meter }.with_cache(location))
         };
         cancellable(ctx, work).await
     }
@@ -266,12 +269,33 @@ impl Repository {
         Ok(convert::info(&entry))
     }
 
+    fn with_cache(self, location: &Location) -> Self {
+        if let Some(options) = &location.cache {
+            self.repo.use_cache(options);
+        }
+        self
+    }
+
     pub(crate) fn clock(&self) -> &dyn Clock {
         &*self.repo.env().clock
     }
 
     pub(crate) fn entropy(&self) -> &dyn Entropy {
         &*self.repo.env().entropy
+    }
+}
+
+/// Refuses a cache that could keep nothing.
+fn check_cache(location: &Location) -> Result<()> {
+    let least = CacheOptions::LEAST_MAX_BYTES;
+    match &location.cache {
+        Some(cache) if cache.max_bytes < least => {
+            Err(Error::invalid(format!("a cache of {} bytes is below the least of {least}", cache.max_bytes)))
+        }
+        Some(cache) if cache.directory.as_os_str().is_empty() => {
+            Err(Error::invalid("the path of the cache is empty"))
+        }
+        _ => Ok(()),
     }
 }
 

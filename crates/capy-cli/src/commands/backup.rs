@@ -4,7 +4,8 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use capy_store::{
-    BackupId, BackupOptions, BackupSource, Checkpoint, ClusterName, Incremental, PostgresSource, StoreRates,
+    BackupId, BackupOptions, BackupSource, CacheOptions, Checkpoint, ClusterName, Incremental, Location,
+    PostgresSource, StoreRates,
 };
 use clap::{ArgGroup, Args, ValueEnum};
 
@@ -100,12 +101,22 @@ pub(crate) struct BackupArgs {
     jobs: Option<u16>,
 
     /// Read at most so many bytes a second from the source: 50M, 1.5GiB, plain bytes
-    #[arg(long, value_name = "RATE", value_parser = crate::rates::parse)]
+    #[arg(long, value_name = "RATE", value_parser = crate::amounts::rate)]
     read_rate: Option<NonZeroU64>,
 
     /// Write at most so many bytes a second to the repository
-    #[arg(long, value_name = "RATE", value_parser = crate::rates::parse)]
+    #[arg(long, value_name = "RATE", value_parser = crate::amounts::rate)]
     upload_rate: Option<NonZeroU64>,
+
+    /// Keep what is read of the repository in this directory, for the next backup (else CAPY_CACHE_DIR).
+    /// It is as encrypted as the repository, checked when it is read, and may be removed at any moment
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+
+    /// Most bytes the directory of --cache-dir takes, of all repositories that share it: 500M, 2GiB, plain
+    /// bytes; 1GiB by default
+    #[arg(long, value_name = "BYTES", value_parser = crate::amounts::size)]
+    cache_size: Option<u64>,
 
     /// Memory to get along with, in MiB; many jobs then fill smaller packs
     #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(64..))]
@@ -137,8 +148,7 @@ enum IncrementalArg {
 
 pub(crate) async fn run(args: BackupArgs, session: &mut Session) -> anyhow::Result<Exit> {
     let source = source(&args)?;
-    let rates = StoreRates { upload: args.upload_rate, ..StoreRates::default() };
-    let repository = session.open_at(rates).await?;
+    let repository = session.open_at(location(&args, session)?).await?;
     let mut options = BackupOptions::new(args.cluster);
     options.label = args.label;
     options.database = args.database;
@@ -164,6 +174,23 @@ pub(crate) async fn run(args: BackupArgs, session: &mut Session) -> anyhow::Resu
         session.output.answer(&with_memory, |with| account::backup(&report, &with.memory_text()))?;
     }
     Ok(if complete { Exit::Success } else { Exit::Problems })
+}
+
+/// Where the repository is, how fast it is written to, and what of it is kept on this machine.
+fn location(args: &BackupArgs, session: &Session) -> anyhow::Result<Location> {
+    let rates = StoreRates { upload: args.upload_rate, ..StoreRates::default() };
+    let location = session.location()?.with_rates(rates);
+    let directory = args.cache_dir.clone().or_else(|| environment::path_var("CAPY_CACHE_DIR"));
+    match (directory, args.cache_size) {
+        (Some(directory), size) => {
+            let max_bytes = size.unwrap_or(CacheOptions::DEFAULT_MAX_BYTES);
+            Ok(location.with_cache(CacheOptions { directory, max_bytes }))
+        }
+        (None, Some(_)) => Err(Failure::invalid("--cache-size is of no use without a cache")
+            .with_hint("name its directory with --cache-dir or CAPY_CACHE_DIR")
+            .into()),
+        (None, None) => Ok(location),
+    }
 }
 
 fn source(args: &BackupArgs) -> anyhow::Result<BackupSource> {

@@ -39,7 +39,7 @@ pub(crate) struct VerifyArgs {
     level: Level,
 
     /// Read at most so many bytes a second from the repository: 50M, 1.5GiB, plain bytes
-    #[arg(long, value_name = "RATE", value_parser = crate::rates::parse)]
+    #[arg(long, value_name = "RATE", value_parser = crate::amounts::rate)]
     read_rate: Option<NonZeroU64>,
 }
 
@@ -52,7 +52,8 @@ enum Level {
 }
 
 pub(crate) async fn run(args: VerifyArgs, session: &mut Session) -> anyhow::Result<Exit> {
-    let repository = session.open_at(StoreRates { read: args.read_rate, ..StoreRates::default() }).await?;
+    let rates = StoreRates { read: args.read_rate, ..StoreRates::default() };
+    let repository = session.open_at(session.location()?.with_rates(rates)).await?;
     let scope = match args.cluster {
         Some(cluster) => VerifyScope::Cluster(cluster),
         None if args.backups.is_empty() => VerifyScope::All,

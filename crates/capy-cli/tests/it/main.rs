@@ -1,6 +1,7 @@
 //! The command as its users run it: one process per step, judged by exit code and output.
 
 mod archiving;
+mod cache;
 mod check;
 mod delta;
 mod documents;

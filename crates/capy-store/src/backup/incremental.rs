@@ -100,7 +100,8 @@ pub(super) async fn choose(
     let mut reader = None;
     for entry in alike.into_iter().take(CANDIDATES_MAX) {
         if reader.is_none() {
-            reader = Some(repository.repo.reader(ctx, ReadOptions::default()).await?);
+            let options = ReadOptions { cached: true, ..ReadOptions::default() };
+            reader = Some(repository.repo.reader(ctx, options).await?);
         }
         let Some(reader) = &reader else { break };
         match candidate(repository, ctx, reader, &server, entry).await {

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use capy_format::BackupRecord;
+use capy_objects::CacheCounts;
 use capy_postgres::Source;
 use capy_repo::{Flushed, Ingest, ReadOptions, RepoError};
 use capy_types::limits::LABEL_MAX_BYTES;
@@ -38,7 +39,7 @@ pub use postgres::{Checkpoint, PostgresSource};
 pub use source::BackupSource;
 
 use crate::rate::Pace;
-use crate::report::{Findings, Stage};
+use crate::report::{CacheReport, Findings, Stage};
 use crate::repository::cancellable;
 use crate::{BackupReport, Error, Limits, Repository, Result, convert, manifest};
 use feed::{Fed, Feeder};
@@ -134,12 +135,24 @@ impl Repository {
         check(&options)?;
         ctx.progress.phase(Phase::Prepare, None);
         let begun = Instant::now();
+        let store_read_bytes = self.meter.read_bytes();
+        let cached = self.repo.cache().map(|cache| cache.counts()).unwrap_or_default();
         let created_at = self.clock().now();
         let id = options.id.clone().unwrap_or_else(|| BackupId::generate(created_at, self.entropy()));
         let key = BackupKey { cluster: options.cluster.clone(), id };
         cancellable(ctx, self.refuse_taken(&key)).await?;
         let pages = Arc::new(PageChecker::default());
-        let taking = Taking { repository: self, ctx, options: &options, key, created_at, begun, pages };
+        let taking = Taking {
+            repository: self,
+            ctx,
+            options: &options,
+            key,
+            created_at,
+            begun,
+            store_read_bytes,
+            cached,
+            pages,
+        };
         let asked = source.server().cloned().filter(|_| options.incremental != Incremental::Off);
         let Some(server) = asked else { return taking.whole(source, None).await };
         match taking.incremental(server).await? {
@@ -181,6 +194,10 @@ struct Taking<'a> {
     key: BackupKey,
     created_at: Timestamp,
     begun: Instant,
+    /// Bytes read from the store before.
+    store_read_bytes: u64,
+    /// What the local cache had counted before.
+    cached: CacheCounts,
     pages: Arc<PageChecker>,
 }
 
@@ -297,6 +314,8 @@ impl Taking<'_> {
             notices,
             wal_needed,
             incremental,
+            store_read_bytes: self.repository.meter.read_bytes() - self.store_read_bytes,
+            cache: self.repository.repo.cache().map(|cache| CacheReport::since(&self.cached, cache)),
         })
     }
 }

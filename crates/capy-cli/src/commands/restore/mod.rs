@@ -89,7 +89,7 @@ pub(crate) struct RestoreArgs {
     dry_run: bool,
 
     /// Read at most so many bytes a second from the repository: 50M, 1.5GiB, plain bytes
-    #[arg(long, value_name = "RATE", value_parser = crate::rates::parse)]
+    #[arg(long, value_name = "RATE", value_parser = crate::amounts::rate)]
     read_rate: Option<NonZeroU64>,
 
     #[command(flatten)]
@@ -105,7 +105,7 @@ pub(crate) async fn run(args: RestoreArgs, session: &mut Session) -> anyhow::Res
         None => Owner::Automatic { fallback: users::postgres() },
     };
     let rates = StoreRates { read: args.read_rate, ..StoreRates::default() };
-    let repository = session.open_at(rates).await?;
+    let repository = session.open_at(session.location()?.with_rates(rates)).await?;
     let report = match (args.to, args.tar) {
         (Some(to), _) => {
             let mut options = RestoreOptions::to(to);
