@@ -27,7 +27,7 @@ pub use ingest::{DeltaPolicy, Flushed, Ingest, IngestOptions, Inspector, Patch, 
 pub use inspect::{FrameInspection, PackInspection};
 pub use read::{
     BulkRead, BulkReport, ChunkNames, ChunkPlace, ContentReader, Defect, DefectKind, FileSink,
-    ManifestReader, ReadOptions, Reader,
+    ManifestReader, Piece, ReadOptions, Reader, SequenceReader,
 };
 pub use repository::{InitOptions, Repository};
 pub use verify::{AffectedDefect, StructureReport, verify_structure};

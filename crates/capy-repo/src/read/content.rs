@@ -7,6 +7,7 @@ use capy_types::limits::MIB;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::sequence::check_whole;
 use super::{Reader, RefCursor};
 use crate::RepoError;
 
@@ -68,15 +69,9 @@ impl ContentReader {
             }
             match self.chunks.recv().await {
                 Some(window) => self.ready = window?.into_iter(),
-                None if self.seen == self.expected => self.done = true,
                 None => {
-                    return Err(RepoError::Inconsistent {
-                        object: "content".to_owned(),
-                        problem: format!(
-                            "{} bytes with checksum {:08x} were read, {} with {:08x} were stored",
-                            self.seen.0, self.seen.1, self.expected.0, self.expected.1
-                        ),
-                    });
+                    check_whole(self.seen, self.expected)?;
+                    self.done = true;
                 }
             }
         }

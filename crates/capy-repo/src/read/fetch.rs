@@ -15,13 +15,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use capy_format::names;
 use capy_objects::StoreError;
-use capy_types::limits::MIB;
+use capy_types::limits::{KIB, MIB};
 use capy_types::{ChunkId, Ctx, PackId};
 use futures::{StreamExt, TryStreamExt};
 
 use super::plan::{FrameAt, Located, RangePlan, plan};
 use super::rebuild::{DeltaSet, emit};
-use super::{Defect, DefectKind, Reader};
+use super::{Defect, DefectKind, IN_FLIGHT_BYTES, Reader};
 use crate::RepoError;
 use crate::index::BrokenChain;
 use crate::pack::{FrameOpener, FrameProblem};
@@ -238,6 +238,9 @@ impl Reader {
         ctx.check()?;
         let Some(first) = plan.frames.first() else { return Ok(Vec::new()) };
         let start = plan.range.start;
+        // A range is a few MiB: far below what there is room for.
+        let kib = (plan.range.end - start).div_ceil(KIB as u64).min((IN_FLIGHT_BYTES / KIB) as u64);
+        let _room = self.room().acquire_many(u32::try_from(kib).unwrap_or(1)).await;
         let bytes = match self.read_range(&first.frame, plan.range, plan.blocks).await {
             Ok(bytes) => bytes,
             Err(error) => return self.one_by_one(ctx, plan.frames, open, error).await,

@@ -12,6 +12,7 @@ mod gather;
 mod manifest;
 mod plan;
 mod rebuild;
+mod sequence;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 
 use capy_format::{ChunkRef, Content, names};
 use capy_objects::ReadCache;
-use capy_types::limits::MIB;
+use capy_types::limits::{KIB, MIB};
 use capy_types::{ChunkId, Ctx, PackId, Problem};
 use tokio::sync::Semaphore;
 
@@ -31,6 +32,7 @@ pub(crate) use cursor::RefCursor;
 pub(crate) use fetch::Want;
 pub(crate) use gather::{Places, ReadFault};
 pub use manifest::ManifestReader;
+pub use sequence::{Piece, SequenceReader};
 
 use crate::index::{ChunkIndex, Location, SharedIndex, load_indexes};
 use crate::{RepoError, Repository};
@@ -38,7 +40,8 @@ use crate::{RepoError, Repository};
 /// How reading runs.
 #[derive(Debug, Clone)]
 pub struct ReadOptions {
-    /// Range requests in flight, each up to 4 MiB of memory plus what it decodes to one at a time.
+    /// Range requests in flight for one fetch, each up to 4 MiB of memory plus what it decodes to one at a
+    /// time. All fetches of a reader share 64 MiB of memory for what they have asked for.
     pub requests: usize,
     /// Bytes kept, as they are stored, of small packs and of manifests, to be asked for once.
     pub kept_bytes: usize,
@@ -137,7 +140,13 @@ struct Inner {
     blocks: Arc<Blocks>,
     /// Threads that open frames at once: more than there are cores only take turns.
     decoders: Arc<Semaphore>,
+    /// One for each KiB of sealed bytes that may be asked for and not opened yet.
+    room: Arc<Semaphore>,
 }
+
+/// Sealed bytes asked for and not opened yet, of all fetches of a reader: enough for 16 ranges of full
+/// length, or for many that are short, which is what a store far away needs.
+pub(crate) const IN_FLIGHT_BYTES: usize = 64 * MIB;
 
 /// Reads chunks, contents and manifests of one repository. Cheap to clone.
 #[derive(Clone)]
@@ -167,7 +176,9 @@ impl Reader {
     pub(crate) fn over(repo: Repository, index: SharedIndex, options: ReadOptions) -> Self {
         let blocks = Arc::new(Blocks::new(options.kept_bytes));
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Self(Arc::new(Inner { repo, index, options, blocks, decoders: Arc::new(Semaphore::new(cores)) }))
+        let decoders = Arc::new(Semaphore::new(cores));
+        let room = Arc::new(Semaphore::new(IN_FLIGHT_BYTES / KIB));
+        Self(Arc::new(Inner { repo, index, options, blocks, decoders, room }))
     }
 
     /// The entries of a manifest, in order.
@@ -180,6 +191,12 @@ impl Reader {
     #[must_use]
     pub fn content(&self, content: &Content) -> ContentReader {
         ContentReader::new(self.clone(), content)
+    }
+
+    /// The entries of a manifest and the bytes of its files, in order, tens of MiB ahead of the caller.
+    #[must_use]
+    pub fn sequence(&self, manifest: &Content) -> SequenceReader {
+        SequenceReader::new(self.clone(), manifest)
     }
 
     /// The names of the chunks of a content, in order.
@@ -215,9 +232,10 @@ impl Reader {
 
     /// The same reader, run otherwise.
     pub(crate) fn with_options(&self, options: ReadOptions) -> Self {
-        let Inner { repo, index, blocks, decoders, .. } = &*self.0;
-        let (repo, index) = (repo.clone(), index.clone());
-        Self(Arc::new(Inner { repo, index, options, blocks: blocks.clone(), decoders: decoders.clone() }))
+        let Inner { repo, index, blocks, decoders, room, .. } = &*self.0;
+        let (repo, index, blocks) = (repo.clone(), index.clone(), blocks.clone());
+        let (decoders, room) = (decoders.clone(), room.clone());
+        Self(Arc::new(Inner { repo, index, options, blocks, decoders, room }))
     }
 
     pub(crate) fn index(&self) -> &SharedIndex {
@@ -234,6 +252,10 @@ impl Reader {
 
     fn cache(&self) -> Option<&ReadCache> {
         self.repo().cache().filter(|_| self.0.options.cached).map(|cache| &**cache)
+    }
+
+    fn room(&self) -> &Semaphore {
+        &self.0.room
     }
 
     fn decoders(&self) -> &Semaphore {

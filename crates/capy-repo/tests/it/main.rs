@@ -14,5 +14,6 @@ mod keys;
 mod patch;
 mod removal;
 mod requests;
+mod sequence;
 mod wal;
 mod wal_parts;

@@ -8,7 +8,6 @@
 //! Invariants: bytes are written only after their chunk id matched; a file counts only when its
 //! whole checksum matched; a restore that did not end well leaves a directory that does not start.
 
-mod ahead;
 mod delta;
 mod durable;
 mod files;

@@ -12,12 +12,11 @@ use std::time::Instant;
 
 use capy_format::{ArchiveKind, Entry, Meta};
 use capy_postgres::tar::{EntryKind, TarEntry, TarWriteError, TarWriter};
-use capy_repo::{ContentReader, ReadOptions, Reader};
+use capy_repo::{Piece, ReadOptions, Reader, SequenceReader};
 use capy_types::{ErrorKind, Phase};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::Restoring;
-use super::ahead::Ahead;
 use super::target::check_empty;
 use crate::{Error, Result};
 
@@ -72,10 +71,10 @@ async fn to_writer(
         return Err(Error::invalid(what).with_hint("restore them into a directory with --tar DIR"));
     }
     restoring.ctx.progress.phase(Phase::Restore, Some(restoring.record.stats.size_bytes));
-    let mut entries = Ahead::new(reader.clone(), reader.manifest(&restoring.record.manifest));
+    let mut pieces = reader.sequence(&restoring.record.manifest);
     let mut out = Out::new("the stream".to_owned(), writer);
-    if let Some((Entry::Archive(header), _)) = entries.next().await? {
-        archive(restoring, &mut entries, &header.kind, &mut out).await?;
+    if let Some(Piece::Entry(Entry::Archive(header))) = pieces.next().await? {
+        archive(restoring, &mut pieces, &header.kind, &mut out).await?;
     }
     out.finish().await.map(|_| ())
 }
@@ -95,9 +94,9 @@ async fn to_directory(restoring: &mut Restoring<'_>, reader: &Reader, directory:
     let making = |error| Error::io(format!("make {}", directory.display()), error);
     tokio::fs::create_dir_all(&directory).await.map_err(making)?;
     restoring.ctx.progress.phase(Phase::Restore, Some(restoring.record.stats.size_bytes));
-    let mut entries = Ahead::new(reader.clone(), reader.manifest(&restoring.record.manifest));
-    while let Some((entry, _)) = entries.next().await? {
-        let Entry::Archive(header) = entry else {
+    let mut pieces = reader.sequence(&restoring.record.manifest);
+    while let Some(piece) = pieces.next().await? {
+        let Piece::Entry(Entry::Archive(header)) = piece else {
             return Err(Error::new(ErrorKind::Corrupt, "the manifest has an entry outside of an archive"));
         };
         let path = directory.join(file_name(&header.kind));
@@ -105,7 +104,7 @@ async fn to_directory(restoring: &mut Restoring<'_>, reader: &Reader, directory:
         let writing = |error| Error::io(format!("write {}", path.display()), error);
         let file = tokio::fs::File::create_new(&partial).await.map_err(writing)?;
         let mut out = Out::new(path.display().to_string(), Box::new(file));
-        archive(restoring, &mut entries, &header.kind, &mut out).await?;
+        archive(restoring, &mut pieces, &header.kind, &mut out).await?;
         drop(out.finish().await?);
         let file = tokio::fs::File::open(&partial).await.map_err(writing)?;
         file.sync_all().await.map_err(writing)?;
@@ -129,13 +128,14 @@ fn file_name(kind: &ArchiveKind) -> String {
 /// Writes one archive, up to its end entry.
 async fn archive(
     restoring: &mut Restoring<'_>,
-    entries: &mut Ahead,
+    pieces: &mut SequenceReader,
     kind: &ArchiveKind,
     out: &mut Out,
 ) -> Result<()> {
     let framed = matches!(kind, ArchiveKind::Base | ArchiveKind::Tablespace { .. });
     let mut tar = TarWriter::new();
-    while let Some((entry, content)) = entries.next().await? {
+    while let Some(piece) = pieces.next().await? {
+        let Piece::Entry(entry) = piece else { return Err(unordered()) };
         match entry {
             Entry::EndArchive { trailing_zeros } => {
                 if framed {
@@ -145,9 +145,7 @@ async fn archive(
             }
             Entry::File(file) => {
                 let entry = tar_entry(file.meta.clone(), EntryKind::File, file.content.length, Vec::new());
-                if let Some(content) = content {
-                    write_file(restoring, content, framed.then_some((&mut tar, &entry)), out).await?;
-                }
+                write_file(restoring, pieces, framed.then_some((&mut tar, &entry)), out).await?;
             }
             Entry::Directory(meta) => {
                 plain_entry(&mut tar, tar_entry(meta, EntryKind::Directory, 0, Vec::new()), out)?;
@@ -187,14 +185,19 @@ fn plain_entry(tar: &mut TarWriter, entry: TarEntry, out: &mut Out) -> Result<()
 
 async fn write_file(
     restoring: &mut Restoring<'_>,
-    mut content: ContentReader,
+    pieces: &mut SequenceReader,
     mut framing: Option<(&mut TarWriter, &TarEntry)>,
     out: &mut Out,
 ) -> Result<()> {
     if let Some((tar, entry)) = &mut framing {
         tar.begin(entry, &mut out.buffer).map_err(broken)?;
     }
-    while let Some(bytes) = content.next().await? {
+    loop {
+        let bytes = match pieces.next().await? {
+            Some(Piece::Bytes(bytes)) => bytes,
+            Some(Piece::EndFile) => break,
+            Some(Piece::Entry(_)) | None => return Err(unordered()),
+        };
         out.write(&bytes).await?;
         if let Some((tar, _)) = &mut framing {
             tar.passed(bytes.len() as u64).map_err(broken)?;
@@ -207,6 +210,11 @@ async fn write_file(
     }
     restoring.report.files += 1;
     Ok(())
+}
+
+/// A sequence gives a file's entry, its bytes and its end in this order.
+fn unordered() -> Error {
+    Error::new(ErrorKind::Internal, "the backup's entries and bytes came out of order")
 }
 
 fn broken(error: TarWriteError) -> Error {
@@ -222,6 +230,8 @@ struct Out {
 
 /// Written in pieces of this many bytes: a pipe takes 64 KiB at once, a disk likes more.
 const BUFFER_BYTES: usize = 256 * 1024;
+/// Pieces from this length on are written as they are, without being copied first.
+const DIRECT_BYTES: usize = 64 * 1024;
 
 impl Out {
     fn new(name: String, writer: Box<dyn AsyncWrite + Send + Unpin>) -> Self {
@@ -229,11 +239,19 @@ impl Out {
     }
 
     async fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        if bytes.len() >= DIRECT_BYTES {
+            self.flush().await?;
+            let written = self.writer.write_all(bytes).await;
+            return written.map_err(|error| Error::io(format!("write {}", self.name), error));
+        }
         self.buffer.extend_from_slice(bytes);
         if self.buffer.len() >= BUFFER_BYTES { self.flush().await } else { Ok(()) }
     }
 
     async fn flush(&mut self) -> Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
         let written = self.writer.write_all(&self.buffer).await;
         self.buffer.clear();
         written.map_err(|error| Error::io(format!("write {}", self.name), error))
