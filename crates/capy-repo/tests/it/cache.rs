@@ -6,7 +6,7 @@ use capy_format::{BackupKind, Verification, VerificationState, names};
 use capy_objects::testing::RecordingStore;
 use capy_objects::{CacheOptions, ReadCache, Store};
 use capy_repo::{IngestOptions, ReadOptions, Repository, verify_structure};
-use capy_types::Ctx;
+use capy_types::{Ctx, IndexId};
 use tempfile::TempDir;
 
 use crate::damage::{ALL, Damage, damage, objects};
@@ -170,7 +170,7 @@ async fn bytes_that_came_wrong_into_the_cache_are_proven_wrong_and_fetched_again
     let used = cached.cache().unwrap().counts();
     assert!(used.hits > 0 && used.damaged == 0, "the checksums of the files hold: {used:?}");
     check_whole(&open(&store).await.unwrap(), "2", &day(2)).await;
-    let (deltas, whole) = deltas_of(&open(&store).await.unwrap()).await;
+    let (deltas, whole) = deltas_of(&open(&store).await.unwrap(), &root.indexes).await;
     assert!(deltas > 0, "bases were read in spite of it: {deltas} deltas, {whole} whole");
 }
 
@@ -181,11 +181,14 @@ async fn repo_end(repo: &Repository, name: &str, length: usize) -> u64 {
     frames.iter().map(|f| u64::from(f.frame.offset) + u64::from(f.frame.stored_len)).max().unwrap()
 }
 
-/// Chunks of all packs of the newest backup's index stored as deltas, and whole.
-async fn deltas_of(repo: &Repository) -> (usize, usize) {
-    let newest = *repo.root().await.unwrap().indexes.last().unwrap();
-    let packs = repo.inspect_index(&newest).await.unwrap().packs;
-    let frames: Vec<_> = packs.into_iter().flat_map(|pack| pack.frames).collect();
+/// Chunks stored as deltas, and whole, that the index objects list which came after `before`. Their ids are
+/// random, and so is their order.
+async fn deltas_of(repo: &Repository, before: &[IndexId]) -> (usize, usize) {
+    let mut frames = Vec::new();
+    for index in repo.root().await.unwrap().indexes.iter().filter(|index| !before.contains(index)) {
+        let packs = repo.inspect_index(index).await.unwrap().packs;
+        frames.extend(packs.into_iter().flat_map(|pack| pack.frames));
+    }
     let deltas = frames.iter().filter(|frame| frame.base.is_some()).count();
     (deltas, frames.len() - deltas)
 }
