@@ -9,9 +9,9 @@ use capy_codec::{KdfParams, MasterKey, RepositoryKeys, SlotSecret, UnwrapError, 
 use capy_format::{
     Config, HEADER_BYTES, Header, KeySlot, KeySlotKind, ObjectKind, VERSION_1, names, split_object,
 };
-use capy_objects::{Store, StoreErrorKind};
+use capy_objects::{Store, StoreError, StoreErrorKind};
 use capy_types::{ErrorKind, Nonce, RepositoryId, SlotId};
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 
 use crate::{Env, RepoError};
 
@@ -21,6 +21,8 @@ const SMALL_OBJECT_MAX_BYTES: u64 = 64 * 1024;
 const CONFIG_TAG_BYTES: usize = 32;
 /// Most key slots read when opening: bounds the work a hostile store can cause.
 const SLOTS_MAX: usize = 128;
+/// Slots read at once.
+const SLOT_FETCHES: usize = 8;
 
 /// What a slot's sealed key is bound to.
 fn slot_aad(repository: RepositoryId, id: SlotId) -> Vec<u8> {
@@ -138,24 +140,35 @@ pub(crate) async fn write_slot(
     Ok(store.put_new(&names::key_slot(&slot.id), object.into()).await?)
 }
 
-/// All slots. A slot that cannot be decoded is returned as its error, so that one bad slot does
-/// not lock the others out.
-pub(crate) async fn read_slots(
-    store: &dyn Store,
-    repository: RepositoryId,
-) -> Result<Vec<(String, Result<KeySlot, RepoError>)>, RepoError> {
+/// The objects of slots, by name, as far as they can be read.
+pub(crate) type SlotObjects = Vec<(String, Result<Bytes, StoreError>)>;
+
+/// Reads the objects of all slots.
+pub(crate) async fn fetch_slots(store: &dyn Store) -> Result<SlotObjects, RepoError> {
     let listed: Vec<_> = store.list(names::KEYS_PREFIX).try_collect().await?;
-    let mut slots = Vec::new();
-    for info in listed.into_iter().take(SLOTS_MAX) {
-        let slot = match store.get(&info.name, SMALL_OBJECT_MAX_BYTES).await {
-            Ok(object) => decode_slot(&info.name, &object, repository),
-            Err(error) if error.kind().is_transient() => return Err(error.into()),
-            Err(error) => Err(error.into()),
-        };
-        slots.push((info.name, slot));
-    }
+    let reads = listed.into_iter().take(SLOTS_MAX).map(|info| async move {
+        match store.get(&info.name, SMALL_OBJECT_MAX_BYTES).await {
+            Err(error) if error.kind().is_transient() => Err(error),
+            object => Ok((info.name, object)),
+        }
+    });
+    let mut slots: Vec<_> = futures::stream::iter(reads).buffer_unordered(SLOT_FETCHES).try_collect().await?;
     slots.sort_by(|a, b| a.0.cmp(&b.0));
     Ok(slots)
+}
+
+/// All slots. A slot that cannot be decoded is returned as its error, so that one bad slot does
+/// not lock the others out.
+pub(crate) fn decode_slots(
+    objects: SlotObjects,
+    repository: RepositoryId,
+) -> Vec<(String, Result<KeySlot, RepoError>)> {
+    let decode = |(name, object): (String, Result<Bytes, StoreError>)| {
+        let object = object.map_err(RepoError::from);
+        let slot = object.and_then(|object| decode_slot(&name, &object, repository));
+        (name, slot)
+    };
+    objects.into_iter().map(decode).collect()
 }
 
 fn decode_slot(name: &str, object: &[u8], repository: RepositoryId) -> Result<KeySlot, RepoError> {
@@ -171,8 +184,8 @@ fn decode_slot(name: &str, object: &[u8], repository: RepositoryId) -> Result<Ke
 }
 
 /// Tries every slot of the right kind with `secret`.
-pub(crate) async fn unlock(
-    store: &dyn Store,
+pub(crate) fn unlock(
+    slots: SlotObjects,
     repository: RepositoryId,
     secret: SlotSecret<'_>,
 ) -> Result<MasterKey, RepoError> {
@@ -181,7 +194,7 @@ pub(crate) async fn unlock(
         SlotSecret::KeyFile(_) => (KeySlotKind::KeyFile, "key file"),
     };
     let mut damaged = None;
-    for (name, slot) in read_slots(store, repository).await? {
+    for (name, slot) in decode_slots(slots, repository) {
         let opened = slot.and_then(|slot| {
             if slot.kind != kind {
                 return Ok(None);

@@ -131,8 +131,10 @@ impl Repository {
     /// # Cancellation
     /// Safe to drop; nothing is written.
     pub async fn open(store: Arc<dyn Store>, env: Env, secret: SlotSecret<'_>) -> Result<Self, RepoError> {
-        let unchecked = keyring::read_config(&*store).await?;
-        let master = keyring::unlock(&*store, unchecked.repository(), secret).await?;
+        // Which repository it is says the config, without which there are no slots worth a word.
+        let (unchecked, slots) = futures::join!(keyring::read_config(&*store), keyring::fetch_slots(&*store));
+        let unchecked = unchecked?;
+        let master = keyring::unlock(slots?, unchecked.repository(), secret)?;
         let keys = RepositoryKeys::derive(&master, unchecked.repository());
         let config = unchecked.check(&keys)?;
         Ok(Self(Arc::new(Inner { store, env, config, master, keys, cache: OnceLock::new() })))
@@ -362,7 +364,7 @@ impl Repository {
     /// Store errors.
     pub async fn key_slots(&self) -> Result<(Vec<KeySlot>, Vec<RepoError>), RepoError> {
         let (mut slots, mut problems) = (Vec::new(), Vec::new());
-        for (_, slot) in keyring::read_slots(&**self.store(), self.id()).await? {
+        for (_, slot) in keyring::decode_slots(keyring::fetch_slots(&**self.store()).await?, self.id()) {
             match slot {
                 Ok(slot) => slots.push(slot),
                 Err(error) => problems.push(error),

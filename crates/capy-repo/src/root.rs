@@ -103,15 +103,18 @@ impl RootChain<'_> {
 
     /// The newest root.
     pub(crate) async fn newest(&self) -> Result<LoadedRoot, RepoError> {
+        self.read(self.newest_generation().await?).await
+    }
+
+    async fn newest_generation(&self) -> Result<u64, RepoError> {
         let first = self.store.first(names::ROOT_PREFIX).await?.ok_or_else(|| RepoError::Inconsistent {
             object: names::ROOT_PREFIX.to_owned(),
             problem: "the repository has no root object".to_owned(),
         })?;
-        let generation = names::parse_root(&first.name).ok_or_else(|| RepoError::Inconsistent {
+        names::parse_root(&first.name).ok_or_else(|| RepoError::Inconsistent {
             object: first.name.clone(),
             problem: "not the name of a root object".to_owned(),
-        })?;
-        self.read(generation).await
+        })
     }
 
     /// Applies `change` to the newest root and commits it. `change` may run several times, each
@@ -155,7 +158,13 @@ impl RootChain<'_> {
 
     /// Whether the root of `generation` with `hash` is the newest one or an ancestor of it.
     async fn is_in_chain(&self, generation: u64, hash: RootHash) -> Result<bool, RepoError> {
-        let mut newest = self.newest().await?;
+        // It is most often the newest: read it while the store looks for that.
+        let (newest, own) = futures::join!(self.newest_generation(), self.read(generation));
+        let newest = newest?;
+        if newest == generation {
+            return Ok(own?.hash == hash);
+        }
+        let mut newest = self.read(newest).await?;
         if newest.root.generation < generation || newest.root.generation - generation > ANCESTRY_MAX {
             return Ok(false);
         }

@@ -5,6 +5,7 @@
 //! build on, whatever the order in which they are met.
 
 use std::collections::{HashMap, HashSet};
+use std::pin::Pin;
 
 use bytes::Bytes;
 use capy_format::{IndexObject, ObjectKind, Root, VerificationState, names};
@@ -47,7 +48,7 @@ fn open_index(repo: &Repository, id: IndexId, object: &[u8]) -> Result<IndexObje
 }
 
 /// Sizes of all index objects in the store.
-async fn list_indexes(store: &dyn Store) -> Result<HashMap<IndexId, u64>, RepoError> {
+pub(crate) async fn list_indexes(store: &dyn Store) -> Result<HashMap<IndexId, u64>, RepoError> {
     let mut indexes = HashMap::new();
     let mut listed = store.list(names::INDEX_PREFIX);
     while let Some(info) = listed.try_next().await? {
@@ -96,24 +97,23 @@ async fn read_again(repo: &Repository, id: IndexId, cached: u64) -> Result<Index
     open_index(repo, id, &read_index(repo, id, None).await?)
 }
 
-/// Loads every index object the store has into `index`; where `cached` allows it, through the local
-/// cache.
+/// Loads every index object of `listed`, and those that the root names, into `index`; where `cached`
+/// allows it, through the local cache.
 ///
 /// Packs the root condemns, packs that are gone and packs of a wrong size are not usable for new
 /// backups; they stay readable as far as they go.
 pub(crate) async fn load_indexes(
     repo: &Repository,
     root: &Root,
+    listed: HashMap<IndexId, u64>,
     index: &mut ChunkIndex,
     cached: bool,
 ) -> Result<LoadedIndexes, RepoError> {
     let mut loaded = LoadedIndexes::default();
     let committed: HashSet<IndexId> = root.indexes.iter().copied().collect();
-    let listed = list_indexes(&**repo.store()).await?;
     let ids: HashSet<IndexId> = committed.iter().chain(listed.keys()).copied().collect();
     let sizes = if cached { cacheable(root, &listed) } else { HashMap::new() };
     let sizes = &sizes;
-    let present = list_packs(&**repo.store()).await?;
     let refused: HashSet<PackId> = root
         .condemned
         .iter()
@@ -123,7 +123,12 @@ pub(crate) async fn load_indexes(
         .collect();
     let mut fetched = futures::stream::iter(ids)
         .map(|id| async move { (id, read_index(repo, id, sizes.get(&id).copied()).await) })
-        .buffer_unordered(INDEX_FETCHES);
+        .buffer_unordered(INDEX_FETCHES)
+        .peekable();
+    // The first are on their way while the packs are listed. These are listed after the index objects: a
+    // pack is there before an index object says so.
+    let (present, _) = futures::join!(list_packs(&**repo.store()), Pin::new(&mut fetched).peek());
+    let present = present?;
     while let Some((id, object)) = fetched.next().await {
         // Decoded here, one at a time: they take several times the room then.
         let object = object.map_err(RepoError::from).and_then(|object| open_index(repo, id, &object));
@@ -149,5 +154,7 @@ pub(crate) async fn load_indexes(
             index.insert_pack(KnownPack { id: pack.id, index: Some(id), usable }, &pack.frames)?;
         }
     }
+    // They came in any order; reports of the same repository say the same.
+    loaded.problems.sort_by_key(|problem| problem.index);
     Ok(loaded)
 }

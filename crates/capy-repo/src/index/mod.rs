@@ -25,7 +25,7 @@ use capy_types::{ChunkId, IndexId, PackId};
 
 use bases::BaseTable;
 pub(crate) use chain::{BrokenChain, Link};
-pub(crate) use load::{INDEX_MAX_BYTES, list_packs, load_indexes};
+pub(crate) use load::{INDEX_MAX_BYTES, list_indexes, list_packs, load_indexes};
 use run::{DiskRun, MemoryRun, RunEntry};
 
 use crate::RepoError;

@@ -13,7 +13,7 @@ use super::manifest::ManifestAssembler;
 use super::parent::{self, Parent};
 use super::worker::{self, Shared};
 use super::{Ingest, IngestOptions, budget, check_policy, session};
-use crate::index::{ChunkIndex, SharedIndex};
+use crate::index::{ChunkIndex, SharedIndex, list_indexes, load_indexes};
 use crate::{ReadOptions, Reader, RepoError, Repository};
 
 impl Ingest {
@@ -29,7 +29,9 @@ impl Ingest {
         let without_deltas = budget::for_packs(&options, false)?;
         let (session, root) = session::register(&repo, &options.key).await?;
         let mut index = ChunkIndex::new(options.spill_dir.clone());
-        let loaded = crate::index::load_indexes(&repo, &root, &mut index, true).await?;
+        // After the session was registered: from then on nothing that is listed goes away unseen.
+        let listed = list_indexes(&**repo.store()).await?;
+        let loaded = load_indexes(&repo, &root, listed, &mut index, true).await?;
         for problem in &loaded.problems {
             ctx.progress.problem(Problem {
                 subject: names::index(&problem.index),

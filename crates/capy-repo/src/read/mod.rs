@@ -34,7 +34,7 @@ pub(crate) use gather::{Places, ReadFault};
 pub use manifest::ManifestReader;
 pub use sequence::{Piece, SequenceReader};
 
-use crate::index::{ChunkIndex, Location, SharedIndex, load_indexes};
+use crate::index::{ChunkIndex, Location, SharedIndex, list_indexes, load_indexes};
 use crate::{RepoError, Repository};
 
 /// How reading runs.
@@ -161,9 +161,11 @@ impl fmt::Debug for Reader {
 impl Reader {
     pub(crate) async fn open(repo: Repository, ctx: &Ctx, options: ReadOptions) -> Result<Self, RepoError> {
         ctx.check()?;
-        let root = repo.root().await?;
+        // A backup that is committed in between may be known without its index being listed: the root
+        // names it then.
+        let (root, listed) = futures::try_join!(repo.root(), list_indexes(&**repo.store()))?;
         let mut index = ChunkIndex::new(options.spill_dir.clone());
-        let loaded = load_indexes(&repo, &root, &mut index, options.cached).await?;
+        let loaded = load_indexes(&repo, &root, listed, &mut index, options.cached).await?;
         for problem in loaded.problems {
             ctx.progress.problem(Problem {
                 subject: names::index(&problem.index),

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use capy_format::BackupEntry;
 use capy_types::{BackupKey, Ctx, PackId, Phase};
 
-use crate::index::{ChunkIndex, SharedIndex, load_indexes};
+use crate::index::{ChunkIndex, SharedIndex, list_indexes, load_indexes};
 use crate::{Defect, DefectKind, ReadOptions, Reader, RepoError, Repository};
 
 /// Files named per defect; the count beyond is kept.
@@ -86,7 +86,8 @@ pub async fn verify_structure(
     let root = repo.root().await?;
     let mut report = StructureReport { indexes: root.indexes.len() as u64, ..StructureReport::default() };
     let mut index = ChunkIndex::new(options.spill_dir.clone());
-    let loaded = load_indexes(repo, &root, &mut index, false).await?;
+    let listed = list_indexes(&**repo.store()).await?;
+    let loaded = load_indexes(repo, &root, listed, &mut index, false).await?;
     for problem in loaded.problems.into_iter().filter(|problem| problem.committed) {
         let kind = if problem.error.is_missing_object() { DefectKind::Missing } else { DefectKind::Corrupt };
         let object = capy_format::names::index(&problem.index);

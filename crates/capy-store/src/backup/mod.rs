@@ -138,9 +138,11 @@ impl Repository {
         let store_read_bytes = self.meter.read_bytes();
         let cached = self.repo.cache().map(|cache| cache.counts()).unwrap_or_default();
         let created_at = self.clock().now();
-        let id = options.id.clone().unwrap_or_else(|| BackupId::generate(created_at, self.entropy()));
-        let key = BackupKey { cluster: options.cluster.clone(), id };
-        cancellable(ctx, self.refuse_taken(&key)).await?;
+        let made = || BackupId::generate(created_at, self.entropy());
+        let key = BackupKey { cluster: options.cluster.clone(), id: options.id.clone().unwrap_or_else(made) };
+        if options.id.is_some() {
+            cancellable(ctx, self.refuse_taken(&key)).await?;
+        }
         let pages = Arc::new(PageChecker::default());
         let taking = Taking {
             repository: self,
@@ -164,7 +166,8 @@ impl Repository {
 }
 
 impl Repository {
-    /// Refuses a key that is taken, before a server is asked for anything. The commit asks again.
+    /// Refuses a key that is taken, before a server is asked for anything. The commit asks again, and
+    /// that is enough where the key is made by chance.
     async fn refuse_taken(&self, key: &BackupKey) -> Result<()> {
         let root = self.repo.root().await?;
         match root.backups.iter().find(|entry| entry.key == *key) {
