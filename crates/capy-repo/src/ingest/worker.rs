@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use capy_codec::{ChunkNamer, Compressor, DeltaEncoder, RepositoryKeys};
 use capy_format::{ChunkClass, Stats};
+use capy_types::limits::MIB;
 use capy_types::{ChunkId, Entropy, PackId, RepositoryId};
 
 use super::base::{Base, Bases, Candidate};
@@ -68,6 +69,10 @@ struct Counters {
     idle_nanos: AtomicU64,
 }
 
+/// The size of a worker's first pack in bytes; each is twice as large as the one before, up to the size
+/// packs have. So the store is at work soon after the processor is, for two packs more of each worker.
+const FIRST_PACK_BYTES: usize = 8 * MIB;
+
 /// What the feeder, the workers and the uploads share.
 pub(super) struct Shared {
     pub(super) keys: RepositoryKeys,
@@ -125,7 +130,11 @@ impl Shared {
     }
 
     pub(super) fn new_pack(&self) -> PackBuilder {
-        PackBuilder::new(PackId::random(&*self.entropy), &self.keys, self.repository, self.pack_bytes)
+        self.new_pack_of(self.pack_bytes)
+    }
+
+    fn new_pack_of(&self, full_bytes: usize) -> PackBuilder {
+        PackBuilder::new(PackId::random(&*self.entropy), &self.keys, self.repository, full_bytes)
     }
 
     /// The size packs are aimed at in bytes.
@@ -204,6 +213,8 @@ pub(super) struct Worker {
     compressor: Compressor,
     encoder: DeltaEncoder,
     pack: Option<PackBuilder>,
+    /// The size its next pack is aimed at in bytes.
+    next_pack_bytes: usize,
     new: Vec<bool>,
 }
 
@@ -218,7 +229,20 @@ impl Worker {
         let (compressor, encoder) = (Compressor::new(shared.level)?, DeltaEncoder::new(shared.level)?);
         let runtime = tokio::runtime::Handle::current();
         let (pack, new) = (None, Vec::new());
-        Ok(Self { shared, jobs, free, results, runtime, namer, compressor, encoder, pack, new })
+        let next_pack_bytes = FIRST_PACK_BYTES.min(shared.pack_bytes);
+        Ok(Self {
+            shared,
+            jobs,
+            free,
+            results,
+            runtime,
+            namer,
+            compressor,
+            encoder,
+            pack,
+            next_pack_bytes,
+            new,
+        })
     }
 
     /// Works until the feeder has closed its channel and no batch waits, then hands on the last pack.
@@ -333,7 +357,11 @@ impl Worker {
     /// Appends a chunk to the open pack, against its base where that is worth it; returns whether the
     /// pack is full.
     fn append(&mut self, chunk: &ChunkId, plain: &[u8], base: Option<&Base>) -> Result<bool, RepoError> {
-        let pack = self.pack.get_or_insert_with(|| self.shared.new_pack());
+        let pack = self.pack.get_or_insert_with(|| {
+            let full_bytes = self.next_pack_bytes;
+            self.next_pack_bytes = (full_bytes * 2).min(self.shared.pack_bytes);
+            self.shared.new_pack_of(full_bytes)
+        });
         if let Some(base) = base {
             let against = (&base.chunk, &*base.plain);
             if pack.append_delta(*chunk, plain, against, base.limit, &mut self.encoder)?.is_some() {
