@@ -12,7 +12,7 @@
 //! | `lock` | held while a worker runs |
 //! | `wanted` | the last segment that was asked for and found |
 //! | `.SEGMENT.part` | the worker is at this one |
-//! | `SEGMENT` | fetched whole, checked against its content id, on disk |
+//! | `SEGMENT` | fetched whole, checked against its content id |
 //! | `.SEGMENT.sum` | checksums of its blocks |
 //!
 //! Invariants: a segment is there whole or not at all, and only under the directory of its cluster
@@ -40,6 +40,8 @@ use crate::{Error, Location, Repository, Result};
 
 /// Name of the directory beside the target.
 const DIRECTORY: &str = ".capy-fetch";
+/// Where a server wants the segment that it recovers.
+const RECOVERED_SEGMENT: &str = "RECOVERYXLOG";
 /// Hex digits of the place's digest in a directory's name.
 const DIGEST_DIGITS: usize = 16;
 /// How long a file is waited for that the worker is fetching: for longer than that it is fetched
@@ -117,6 +119,13 @@ impl FetchAhead {
         self
     }
 
+    /// Whether `target` is where a server wants the segment that it recovers. It flushes that itself before
+    /// it keeps it (`KeepFileRestoredFromArchive`), and asks for it again when it did not come to that.
+    #[must_use]
+    pub fn is_for_recovery(target: &Path) -> bool {
+        target.file_name().is_some_and(|name| name == RECOVERED_SEGMENT)
+    }
+
     /// Where a worker's log goes.
     #[must_use]
     pub fn log(&self) -> PathBuf {
@@ -125,7 +134,8 @@ impl FetchAhead {
 
     /// Moves a segment that was fetched ahead to `target`, which is in the directory given to
     /// [`beside`](Self::beside); waits a little for one that is being fetched. `None` when it is
-    /// not there, for whatever reason: then it must be fetched.
+    /// not there, for whatever reason: then it must be fetched. It is flushed to disk first, unless it
+    /// [is for recovery](Self::is_for_recovery).
     ///
     /// # Cancellation
     /// Safe to drop; the segment is in one of the two places.

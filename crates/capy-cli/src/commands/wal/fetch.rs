@@ -13,10 +13,11 @@ use crate::session::Session;
 
 /// Fetch one WAL file from the archive (for restore_command)
 ///
-/// The file appears whole and flushed, or not at all. Ends with 1 only when the archive, asked
-/// itself, lacks the file: PostgreSQL then takes it that the WAL ends here. Every fault (store,
-/// network, key, a damaged file, a mistake in this very line) ends with 126 or above, at which
-/// PostgreSQL stops instead of going on with less than there is.
+/// The file appears whole and flushed, or not at all. (One that was fetched ahead for the server's own
+/// request is not flushed here: the server does that before it keeps it.) Ends with 1 only when the
+/// archive, asked itself, lacks the file: PostgreSQL then takes it that the WAL ends here. Every
+/// fault (store, network, key, a damaged file, a mistake in this very line) ends with 126 or above,
+/// at which PostgreSQL stops instead of going on with less than there is.
 ///
 /// While the server replays one segment, a worker in the background fetches the next ones into a
 /// hidden directory beside PATH, up to the budget of --prefetch; they are then only moved into
@@ -46,9 +47,6 @@ pub(crate) struct FetchArgs {
     #[arg(value_name = "PATH")]
     path: PathBuf,
 }
-
-/// Where the server wants a segment that it recovers: others who fetch one want only that one.
-const RECOVERED_SEGMENT: &str = "RECOVERYXLOG";
 
 pub(crate) async fn run(args: FetchArgs, session: &mut Session) -> anyhow::Result<Exit> {
     let ahead = ahead(&args, session)?;
@@ -89,7 +87,8 @@ pub(crate) async fn run(args: FetchArgs, session: &mut Session) -> anyhow::Resul
 
 /// What is fetched ahead, if anything shall be.
 fn ahead(args: &FetchArgs, session: &Session) -> anyhow::Result<Option<(FetchAhead, AheadBudget)>> {
-    let is_recovery = args.path.file_name().is_some_and(|name| name == RECOVERED_SEGMENT);
+    // Others who fetch a segment want only that one.
+    let is_recovery = FetchAhead::is_for_recovery(&args.path);
     if args.no_prefetch || !(is_recovery || args.prefetch.is_some()) {
         return Ok(None);
     }

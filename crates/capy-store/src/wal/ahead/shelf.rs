@@ -10,7 +10,7 @@ use capy_repo::RepoError;
 use capy_types::{SegmentName, SegmentSize, WalFile};
 
 use super::super::fetch::make_room;
-use super::super::spool::{Flush, replace, replace_with, sweep};
+use super::super::spool::{replace, replace_with, sweep};
 use super::FetchAhead;
 use crate::Result;
 
@@ -39,7 +39,7 @@ impl FetchAhead {
 
     /// Says that a segment was asked for and found.
     pub(super) fn want(&self, file: &WalFile) -> std::io::Result<()> {
-        replace(&self.directory, "wanted", file.as_str().as_bytes(), Flush::Nothing)
+        replace(&self.directory, "wanted", file.as_str().as_bytes())
     }
 
     /// Which writing of that this is.
@@ -68,8 +68,10 @@ impl FetchAhead {
         let mut opened = File::open(&path).ok()?;
         match check(&mut opened, file).and_then(|size| self.check_content(&mut opened, file).map(|()| size)) {
             Ok(size) => {
-                // Said first: the worker must not see it gone and fetch it again.
-                let moved = self.want(file).and_then(|()| std::fs::rename(&path, target));
+                let flushed = if Self::is_for_recovery(target) { Ok(()) } else { opened.sync_all() };
+                // Said before it is moved: the worker must not see it gone and fetch it again.
+                let moved =
+                    flushed.and_then(|()| self.want(file)).and_then(|()| std::fs::rename(&path, target));
                 moved.inspect_err(|error| tracing::debug!(%file, %error, "cannot be moved")).ok()?;
                 let _ = std::fs::remove_file(self.sum(file));
                 Some(size)
@@ -121,15 +123,16 @@ impl FetchAhead {
         Ok(())
     }
 
-    /// Puts a segment there, whose bytes `fill` gives: written, flushed, renamed. Its sums come first:
-    /// one without them is not used.
+    /// Puts a segment there, whose bytes `fill` gives: written, renamed. Its sums come first: one without
+    /// them is not used, nor one that a crash of the machine left with other bytes. So it is not flushed,
+    /// which would make recovery wait for the disk: most are replayed and gone before they reach it.
     pub(super) fn put(
         &self,
         file: &WalFile,
         size_bytes: u64,
         fill: impl FnOnce(&mut dyn FnMut(&[u8]) -> std::io::Result<()>) -> std::result::Result<(), RepoError>,
     ) -> Result<()> {
-        let written = replace_with(&self.directory, file.as_str(), Flush::Content, |new| {
+        let written = replace_with(&self.directory, file.as_str(), |new| {
             let mut sums = Sums::default();
             make_room(new, size_bytes);
             fill(&mut |block| {
@@ -137,7 +140,7 @@ impl FetchAhead {
                 new.write_all(block)
             })?;
             let sums = sums.finish();
-            Ok(replace(&self.directory, &format!(".{file}.sum"), sums.as_bytes(), Flush::Nothing)?)
+            Ok(replace(&self.directory, &format!(".{file}.sum"), sums.as_bytes())?)
         });
         written.map_err(|failed| match failed {
             PutError::Repo(error) => error.into(),

@@ -224,6 +224,19 @@ async fn what_is_not_the_segment_its_name_says_is_never_used() {
         let (was_ahead, fetched) = recovery.fetch(segment(1, 2)).await.expect("archived");
         assert!(!was_ahead && fetched == right, "byte {at}");
     }
+    // What a crash of the machine leaves, since nothing here is flushed: zeros behind what was written
+    // back, or sums that were not.
+    for (written, sums) in [(8192, None), (SIZE as usize - 4096, None), (SIZE as usize, Some(""))] {
+        put(&ahead, &segment(1, 2).into(), &right);
+        let mut left = right[..written].to_vec();
+        left.resize(SIZE as usize, 0);
+        std::fs::write(shelf(segment(1, 2).to_string()), left).expect("written");
+        if let Some(sums) = sums {
+            std::fs::write(shelf(format!(".{}.sum", segment(1, 2))), sums).expect("written");
+        }
+        let (was_ahead, fetched) = recovery.fetch(segment(1, 2)).await.expect("archived");
+        assert!(!was_ahead && fetched == right, "{written} bytes written");
+    }
     put(&ahead, &segment(1, 2).into(), &right);
     std::fs::remove_file(shelf(format!(".{}.sum", segment(1, 2)))).expect("removed");
     assert!(!recovery.fetch(segment(1, 2)).await.expect("archived").0);
@@ -237,6 +250,14 @@ async fn what_is_not_the_segment_its_name_says_is_never_used() {
         assert_eq!(taken, None);
     }
     assert!(recovery.fetch(segment(1, 2)).await.expect("there").0);
+}
+
+#[test]
+fn only_what_a_server_recovers_itself_is_left_for_it_to_flush() {
+    let is = |path: &str| FetchAhead::is_for_recovery(Path::new(path));
+    assert!(is("pg_wal/RECOVERYXLOG") && is("/data/pg_wal/RECOVERYXLOG") && is("RECOVERYXLOG"));
+    let segment = "pg_wal/000000010000000000000003";
+    assert!(!is(segment) && !is("pg_wal/RECOVERYHISTORY") && !is("/RECOVERYXLOG/other") && !is("/"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,8 @@
 //! The notes in a spool: small JSON files, written whole or not at all.
 //!
-//! Invariant: a note that cannot be read, or is about another repository, is as good as none.
+//! Invariants: a note that cannot be read, or is about another repository, is as good as none. None is
+//! flushed to disk: a crash of the machine may take it or leave it empty, and the file is then archived
+//! once more, which finds it there. A flush for each would cost the worker as much as the segment's own.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -113,9 +115,8 @@ impl Spool {
         (note.place == self.place).then_some(note)
     }
 
-    /// Durable before it returns: what is acknowledged once must not be asked for again by default.
     pub(super) fn write_acknowledgement(&self, file: &WalFile, note: &Acknowledgement) -> Result<()> {
-        self.write(file, Kind::Ok, note, Flush::All)
+        self.write(file, Kind::Ok, note)
     }
 
     pub(super) fn read_ask(&self, file: &WalFile) -> Option<Ask> {
@@ -124,7 +125,7 @@ impl Spool {
 
     pub(super) fn write_ask(&self, file: &WalFile, pgwal: &Path) -> Result<()> {
         let ask = Ask { place: self.place.clone(), pgwal: pgwal.to_owned() };
-        self.write(file, Kind::Ask, &ask, Flush::Nothing)
+        self.write(file, Kind::Ask, &ask)
     }
 
     pub(super) fn read_failure(&self, file: &WalFile) -> Option<Failure> {
@@ -135,7 +136,7 @@ impl Spool {
     /// Keeps when the file first failed.
     pub(super) fn write_failure(&self, file: &WalFile, note: &Failure) -> Result<()> {
         let since = self.read_failure(file).map_or(note.since, |before| before.since);
-        self.write(file, Kind::Error, &Failure { since, ..note.clone() }, Flush::Nothing)
+        self.write(file, Kind::Error, &Failure { since, ..note.clone() })
     }
 
     /// Which writing of a note this is: another one has another number or time.
@@ -149,10 +150,10 @@ impl Spool {
         read(&self.directory.join("lock"))
     }
 
-    fn write(&self, file: &WalFile, kind: Kind, note: &impl Serialize, flush: Flush) -> Result<()> {
+    fn write(&self, file: &WalFile, kind: Kind, note: &impl Serialize) -> Result<()> {
         let json = serde_json::to_vec(note).expect("a note is plain data");
         let name = format!("{file}{}", kind.suffix());
-        replace(&self.directory, &name, &json, flush)
+        replace(&self.directory, &name, &json)
             .map_err(|error| self.failed(&format!("write {name} in"), error))
     }
 }
@@ -184,32 +185,16 @@ pub(in crate::wal) fn is_at(lock: &File, path: &Path) -> bool {
     lock.metadata().map(here).ok() == std::fs::metadata(path).map(here).ok()
 }
 
-/// What is flushed to disk before a written file is answered for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::wal) enum Flush {
-    /// Nothing: it may be lost.
-    Nothing,
-    /// What is in it: it may be lost, but it is never there with other content.
-    Content,
-    /// All of it.
-    All,
-}
-
-/// Writes `directory/name` so that it is there whole or as it was before.
-pub(in crate::wal) fn replace(
-    directory: &Path,
-    name: &str,
-    content: &[u8],
-    flush: Flush,
-) -> std::io::Result<()> {
-    replace_with(directory, name, flush, |file| file.write_all(content))
+/// Writes `directory/name` so that every process finds it whole or as it was before. Nothing is flushed:
+/// after a crash of the machine it may be lost, or be there with other content.
+pub(in crate::wal) fn replace(directory: &Path, name: &str, content: &[u8]) -> std::io::Result<()> {
+    replace_with(directory, name, |file| file.write_all(content))
 }
 
 /// As [`replace`], with what `fill` writes.
 pub(in crate::wal) fn replace_with<E: From<std::io::Error>>(
     directory: &Path,
     name: &str,
-    flush: Flush,
     fill: impl FnOnce(&mut File) -> std::result::Result<(), E>,
 ) -> std::result::Result<(), E> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -219,14 +204,7 @@ pub(in crate::wal) fn replace_with<E: From<std::io::Error>>(
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         fill(&mut file)?;
-        if flush != Flush::Nothing {
-            file.sync_all()?;
-        }
-        std::fs::rename(&temporary, directory.join(name))?;
-        if flush == Flush::All {
-            File::open(directory)?.sync_all()?;
-        }
-        Ok(())
+        Ok(std::fs::rename(&temporary, directory.join(name))?)
     };
     write().inspect_err(|_| {
         let _ = std::fs::remove_file(&temporary);
