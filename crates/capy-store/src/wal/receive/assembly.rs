@@ -109,7 +109,8 @@ impl Assembly {
             }
             let length = self.overflow.len().min(self.open.room());
             let piece = self.overflow.split_to(length);
-            self.open.take(&piece)?;
+            // What is behind a difference belongs to it: nobody waits until it fits somewhere.
+            self.open.take(&piece).inspect_err(|_| self.overflow.clear())?;
         }
     }
 
@@ -322,5 +323,14 @@ mod tests {
         let mut assembly = Assembly::at(segment(3), known);
         receive(&mut assembly, 998);
         assert_eq!(assembly.accept(Bytes::from_static(b"another")), Err(Diverged { at: lsn(3, 998) }));
+    }
+
+    #[test]
+    fn nothing_is_left_to_wait_for_behind_a_difference() {
+        let mut assembly = Assembly::at(segment(3), wal(lsn(3, 0), SIZE - 1));
+        receive(&mut assembly, SIZE - 100);
+        let across = [&[!wal(lsn(3, SIZE - 100), 1)[0]][..], &[0; 200]].concat();
+        assert_eq!(assembly.accept(across.into()), Err(Diverged { at: lsn(3, SIZE - 100) }));
+        assert!(assembly.is_settled() && !assembly.has_volatile(true), "it can be left");
     }
 }
