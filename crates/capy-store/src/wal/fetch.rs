@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use capy_format::names;
 use capy_types::{ClusterName, Ctx, ErrorKind, WalFile};
+use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 use tracing::instrument;
 
@@ -104,10 +105,8 @@ fn write_file(target: &Path, found: &Found) -> Result<()> {
         _ => Path::new("."),
     };
     let beside = directory.join(format!(".{}.fetching", name.to_string_lossy()));
-    let write = || {
-        use std::os::unix::fs::OpenOptionsExt;
-        let options = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).clone();
-        let mut file = options.open(&beside).map_err(failed)?;
+    let mut file = only_ours(&beside).map_err(failed)?;
+    let mut write = || {
         make_room(&file, found.size_bytes());
         found.unpack(|block| file.write_all(block))?;
         file.sync_all().map_err(failed)?;
@@ -117,6 +116,25 @@ fn write_file(target: &Path, found: &Found) -> Result<()> {
     write().inspect_err(|_| {
         let _ = std::fs::remove_file(&beside);
     })
+}
+
+/// Opens a file that others may be writing too, empties it, and holds it: another fetch to the same
+/// target waits, and never writes into what this one has renamed and reported. What a killed one left
+/// is taken over, so that no more than one such file is ever left.
+fn only_ours(path: &Path) -> std::io::Result<std::fs::File> {
+    use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    loop {
+        let file = options.open(path)?;
+        flock(&file, FlockOperation::LockExclusive)?;
+        // Who held it has renamed or removed it since it was opened.
+        let meta = file.metadata()?;
+        if std::fs::metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == (meta.dev(), meta.ino())) {
+            file.set_len(0)?;
+            return Ok(file);
+        }
+    }
 }
 
 /// Gives a file that will be written its blocks at once, which costs less than one by one. Where the

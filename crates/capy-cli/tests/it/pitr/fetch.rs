@@ -57,7 +57,8 @@ fn only_a_file_that_the_archive_lacks_ends_with_1() {
         format!(
             "{binary} --repo s3://no.such.host.invalid/x --key-file {key} wal fetch --cluster main {segment} {to}"
         ),
-        // Nowhere to write.
+        // Nowhere to write, and no room to write all of it.
+        format!("trap '' XFSZ; ulimit -f 8; {open} wal fetch --cluster main {segment} {to}-full"),
         format!("{open} wal fetch --cluster main {segment} /no/such/directory/x"),
         format!("{open} wal fetch --cluster main {segment} /proc/x"),
         // Command lines that make no sense.
@@ -74,6 +75,9 @@ fn only_a_file_that_the_archive_lacks_ends_with_1() {
     ] {
         let code = shell(&archiving, &line);
         assert!((126..=255).contains(&code) && code != 143, "{code}: {line}");
+    }
+    for left in ["to-full", ".to-full.fetching"] {
+        assert!(!archiving.path(left).exists(), "{left}");
     }
 }
 
@@ -108,4 +112,27 @@ fn a_fetch_that_is_ended_by_a_signal_is_a_fault() {
         assert!((126..=255).contains(&code) && code != 143, "{code} after {signal}");
         assert!(!to.exists());
     }
+}
+
+/// Whoever is told that the file is there finds it whole, also while others fetch it once more.
+#[test]
+fn many_fetches_of_one_file_to_one_place_never_show_half_of_it() {
+    let archiving = archiving(any_major(), &[], &[]);
+    let segment = insert_and_archive(&archiving, 2);
+    let to = archiving.path("to");
+    let fetch = ["wal", "fetch", "--cluster", "main", &segment, text(&to), "--no-prefetch"];
+    archiving.run(&fetch).ok();
+    let sound = std::fs::read(&to).expect("fetched");
+    let reads = std::thread::scope(|threads| {
+        let fetching: Vec<_> =
+            (0..4).map(|_| threads.spawn(|| (0..6).for_each(|_| drop(archiving.run(&fetch).ok())))).collect();
+        let mut reads = 0;
+        while fetching.iter().any(|thread| !thread.is_finished()) {
+            assert!(std::fs::read(&to).expect("there") == sound, "after {reads} reads");
+            reads += 1;
+        }
+        reads
+    });
+    assert!(reads > 10, "{reads}");
+    assert!(!archiving.path(".to.fetching").exists(), "nothing is left");
 }
