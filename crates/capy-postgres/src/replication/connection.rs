@@ -1,6 +1,7 @@
 //! A replication connection: startup, authentication, and simple commands.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use capy_types::{Lsn, Secret, SystemId, TimelineId};
@@ -11,6 +12,10 @@ use postgres_protocol::message::frontend::{self, CopyData};
 use super::wire::{Message, Wire, raw_row, row};
 use crate::connect::{self, ConnectSettings};
 use crate::{PostgresError, ServerError};
+
+/// How long a server may say nothing after a simple command: it looks something up or makes a small
+/// file. One that was stopped or lost its disk would else be waited for without end and without a word.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Bytes sent as one message of a copy.
 const COPY_BYTES: usize = 64 * 1024;
@@ -29,6 +34,7 @@ pub struct SystemIdentity {
 /// A connection in replication mode.
 pub struct ReplicationConnection {
     pub(super) wire: Wire,
+    answer_timeout: Duration,
 }
 
 impl std::fmt::Debug for ReplicationConnection {
@@ -66,14 +72,14 @@ impl ReplicationConnection {
                 return Err(PostgresError::Connect { host: wire.host(), source });
             }
         }
-        Ok(Self { wire })
+        Ok(Self { wire, answer_timeout: ANSWER_TIMEOUT })
     }
 
     /// Logs in without a password on a byte stream that is there already.
     pub(super) async fn over(transport: connect::Transport) -> Result<Self, PostgresError> {
         let mut wire = Wire::new(transport);
         authenticate(&mut wire, "postgres", None).await?;
-        Ok(Self { wire })
+        Ok(Self { wire, answer_timeout: ANSWER_TIMEOUT })
     }
 
     /// Runs one command and returns the rows of its results, one list per result.
@@ -101,7 +107,7 @@ impl ReplicationConnection {
         let (mut results, mut rows) = (Vec::new(), Vec::new());
         let mut failure = None;
         loop {
-            match self.wire.next().await {
+            match self.answer(text).await {
                 Ok(Message { tag: b'D', body }) => rows.push(read_row(&body)?),
                 Ok(Message { tag: b'C', .. }) => results.push(std::mem::take(&mut rows)),
                 Ok(Message { tag: b'T' | b'I', .. }) => {}
@@ -114,10 +120,21 @@ impl ReplicationConnection {
         }
     }
 
+    /// The next message of the answer to `text`.
+    async fn answer(&mut self, text: &str) -> Result<Message, PostgresError> {
+        let limit = self.answer_timeout;
+        let answer = tokio::time::timeout(limit, self.wire.next()).await;
+        answer.unwrap_or_else(|_| {
+            let what = format!("the server has not answered {text} for {limit:?}");
+            Err(self.wire.lost(io::Error::new(io::ErrorKind::TimedOut, what)))
+        })
+    }
+
     /// Which cluster this is.
     ///
     /// # Errors
-    /// The server's, or a broken connection.
+    /// The server's, or a broken connection; so, too, when it does not answer for a minute, as with
+    /// every simple command of this connection.
     ///
     /// # Cancellation
     /// The connection cannot be used afterwards.
@@ -264,5 +281,33 @@ async fn sasl_step(wire: &mut Wire, expected: u32) -> Result<Vec<u8>, PostgresEr
             Ok(rest.to_vec())
         }
         _ => Err(unexpected(&message)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::connect::{Host, Transport};
+
+    #[tokio::test]
+    async fn a_server_that_does_not_answer_a_command_is_lost() {
+        let (ours, mut theirs) = tokio::io::duplex(1 << 16);
+        // It lets us in, and never says more.
+        theirs.write_all(b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I").await.expect("there is room");
+        let host = Host { name: "frozen".to_owned(), port: 0 };
+        let mut connection =
+            ReplicationConnection::over(Transport { stream: Box::new(ours), host }).await.expect("let in");
+        connection.answer_timeout = Duration::from_millis(50);
+        let error = connection.identify_system().await.expect_err("no answer");
+        assert!(
+            matches!(&error, PostgresError::ConnectionLost { source, .. } if source.kind() == io::ErrorKind::TimedOut),
+            "{error}"
+        );
+        drop(connection);
+        let mut asked = Vec::new();
+        theirs.read_to_end(&mut asked).await.expect("read");
+        assert_eq!(asked, b"Q\0\0\0\x14IDENTIFY_SYSTEM\0");
     }
 }

@@ -32,7 +32,7 @@ mod uploads;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use capy_postgres::SlotName;
+use capy_postgres::{SlotName, WalStreamSettings};
 use capy_types::{ClusterName, Ctx, Lsn, SegmentName, SegmentSize, TimelineId};
 use tokio::time::sleep;
 use tracing::instrument;
@@ -72,12 +72,18 @@ pub struct ReceiveOptions {
     pub until: Option<Lsn>,
     /// Connect again after errors that may pass.
     pub reconnect: bool,
+    /// How long the server may say nothing, though it was asked after half of it: then the connection
+    /// is lost, whatever the network says.
+    pub silence_timeout: Duration,
 }
 
 impl ReceiveOptions {
     /// For ten seconds, about what a crash of the receiver's machine may cost where no commit
     /// waits: six requests to the store a minute.
     pub const PARTIAL_INTERVAL: Duration = Duration::from_secs(10);
+
+    /// PostgreSQL's own `wal_receiver_timeout`.
+    pub const SILENCE_TIMEOUT: Duration = WalStreamSettings::SILENCE_TIMEOUT;
 
     /// Receives without a slot, for ever.
     #[must_use]
@@ -91,6 +97,7 @@ impl ReceiveOptions {
             accept_gap: false,
             until: None,
             reconnect: true,
+            silence_timeout: Self::SILENCE_TIMEOUT,
         }
     }
 }

@@ -50,6 +50,10 @@ pub(crate) struct ReceiveArgs {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = interval)]
     partial_interval: Duration,
 
+    /// Connect again when the server has said nothing for this long, asked or not
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = silence)]
+    silence_timeout: Duration,
+
     /// Go on where the server has removed WAL that was not received; no recovery passes the gap
     #[arg(long)]
     accept_gap: bool,
@@ -70,6 +74,7 @@ pub(crate) async fn run(args: ReceiveArgs, session: &mut Session) -> anyhow::Res
     options.partial_interval = Some(args.partial_interval);
     (options.accept_gap, options.until) = (args.accept_gap, args.until_lsn);
     options.reconnect = !args.no_reconnect;
+    options.silence_timeout = args.silence_timeout;
     let repository = session.open().await?;
     session.finish_progress();
     let quiet = session.global.quiet;
@@ -141,6 +146,15 @@ fn interval(text: &str) -> Result<Duration, String> {
     length.filter(|length| *length <= Duration::from_secs(86_400)).ok_or_else(|| "at most 24h".to_owned())
 }
 
+/// As an interval, and long enough for a question and its answer.
+fn silence(text: &str) -> Result<Duration, String> {
+    let length = interval(text)?;
+    if length < Duration::from_secs(1) {
+        return Err("at least 1s".to_owned());
+    }
+    Ok(length)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,5 +169,7 @@ mod tests {
         for bad in ["", "10", "s", "-1s", "1.5s", "1d", "25h", "99999999999999999999s"] {
             assert!(interval(bad).is_err(), "{bad}");
         }
+        assert!(silence("0s").is_err() && silence("999ms").is_err());
+        assert_eq!(silence("1s"), Ok(Duration::from_secs(1)));
     }
 }

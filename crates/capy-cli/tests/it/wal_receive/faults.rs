@@ -79,6 +79,30 @@ fn nothing_is_acknowledged_while_the_store_is_away_and_all_of_it_once_it_is_back
     assert!(fetched(&cli, &last) == in_pg_wal(&cluster, &last));
 }
 
+#[test]
+fn a_server_that_falls_silent_is_left_and_streamed_from_again_once_it_speaks() {
+    // It says nothing by itself, and misses nobody.
+    let cluster = server().setting("wal_sender_timeout = 0").start();
+    let cli = Cli::with_repository();
+    let options = [&SLOT[..], &["--silence-timeout", "2s"]].concat();
+    let receiver = Receiver::start(&cli, &conninfo(&cluster), &options);
+    receiver.says("streaming");
+    // An idle server answers when it is asked.
+    std::thread::sleep(Duration::from_secs(5));
+    assert!(!receiver.said().contains("trying again"), "{}", receiver.said());
+
+    let sender = cluster.sql("select pid from pg_stat_replication");
+    let sender = Pid::from_raw(sender.parse().unwrap()).unwrap();
+    kill_process(sender, Signal::STOP).unwrap();
+    let last = switch(&cluster);
+    receiver.says("the server has been silent for 2s");
+    receiver.says("trying again in");
+    kill_process(sender, Signal::CONT).unwrap();
+    is_archived(&cli, "00000001", &last);
+    let report = receiver.stop();
+    assert!(report["reconnects"].as_u64() >= Some(1), "{report}");
+}
+
 /// A way to a store that can be closed.
 struct Gate {
     address: std::net::SocketAddr,

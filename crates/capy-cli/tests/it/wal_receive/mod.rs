@@ -63,9 +63,16 @@ impl Receiver {
 
     fn says(&self, words: &str) {
         let reported = || fs::read_to_string(self.directory.join("stdout")).unwrap();
+        let failure = || format!("it says {words:?}: {}, and at the end {}", self.said(), reported());
         eventually(
-            || self.said().contains(words),
-            || format!("it says {words:?}: {}, and at the end {}", self.said(), reported()),
+            || {
+                // Looked at first: what it said last counts.
+                let has_ended = !reported().is_empty();
+                let said = self.said().contains(words);
+                assert!(said || !has_ended, "{}", failure());
+                said
+            },
+            failure,
         );
     }
 

@@ -59,7 +59,7 @@ impl Receiver<'_> {
             slot: self.slot.clone(),
             start: assembly.received(),
             timeline: assembly.timeline(),
-            silence_timeout: WalStreamSettings::SILENCE_TIMEOUT,
+            silence_timeout: self.options.silence_timeout,
         };
         let clock = Arc::clone(&self.repository.repo.env().clock);
         let mut stream = connection.start_physical(&settings, clock).await?;
