@@ -44,6 +44,7 @@ macro_rules! on_each_major {
     };
 }
 
+mod expire;
 mod faults;
 mod fetch;
 mod harness;
