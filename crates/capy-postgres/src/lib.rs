@@ -38,6 +38,6 @@ pub use server::{
     archiving_advice, slots_advice,
 };
 pub use source::{
-    ArchiveKind, ArchiveStart, CollationFacts, LocalOptions, LocalSource, ReplicationSource, Source,
-    SourceEvent, SourceFacts, TablespaceFacts,
+    ArchiveKind, ArchiveStart, Cells, CollationFacts, LocalOptions, LocalSource, Recognizer,
+    ReplicationSource, Source, SourceEvent, SourceFacts, TablespaceFacts,
 };

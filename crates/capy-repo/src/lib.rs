@@ -23,7 +23,9 @@ mod wal;
 
 pub use env::Env;
 pub use error::RepoError;
-pub use ingest::{DeltaPolicy, Flushed, Ingest, IngestOptions, Inspector, Patch, Patched, Strategy};
+pub use ingest::{
+    DeltaPolicy, Flushed, Ingest, IngestOptions, Inspector, Patch, Patched, Recognizer, Strategy,
+};
 pub use inspect::{FrameInspection, PackInspection};
 pub use read::{
     BulkRead, BulkReport, ChunkNames, ChunkPlace, ContentReader, Defect, DefectKind, FileSink,

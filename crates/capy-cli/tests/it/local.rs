@@ -74,6 +74,41 @@ fn files_of_a_busy_server_become_a_backup_that_passes_every_proof() {
 }
 
 #[test]
+fn what_is_stored_is_known_by_name_and_a_page_that_went_bad_since_is_still_found() {
+    let server = Server::start();
+    fill(&server);
+    let cli = Cli::with_repository();
+    open_to_all(cli.dir.path());
+    let (conninfo, data) = (server.conninfo(), text(server.data()).to_owned());
+    let streamed = ["backup", "--cluster", "main", "--pg", &conninfo, "--json"];
+    let local = [&streamed[..], &["--pgdata", &data]].concat();
+    server.sql("checkpoint");
+    cli.run(&streamed).ok();
+    let known = cli.run(&local).ok().json();
+    assert_eq!(known["backup"]["state"], "complete", "{known}");
+    assert!(number(&known, "new_bytes") < 1 << 20, "{known}");
+    assert!(number(&known, "size_bytes") > 20 << 20, "cells that are known count as well: {known}");
+    let target = cli.path("restored");
+    cli.run(&["restore", "main/latest", "--to", text(&target)]).ok();
+    proves_whole(&cli, &target, &rows(&server, &["documents"]));
+    cli.run(&["verify", "main/latest", "--level", "full"]).ok();
+
+    let file = server.sql("select pg_relation_filepath('documents')");
+    server.change_files(|data| {
+        use std::os::unix::fs::FileExt;
+        let relation = std::fs::OpenOptions::new().write(true).open(data.join(&file)).expect("there");
+        relation.write_all_at(&[0xff], 3 * 8192 + 8000).expect("written");
+    });
+    // The second of them finds the damaged cell stored by the first.
+    for _ in 0..2 {
+        let damaged = cli.run(&local).with_code(1).json();
+        assert_eq!(damaged["backup"]["state"], "damaged");
+        assert!(damaged["problems"].to_string().contains("block 3 "), "{}", damaged["problems"]);
+        assert_eq!(damaged["problems_total"], 1, "{damaged}");
+    }
+}
+
+#[test]
 fn a_damaged_page_is_found_and_a_wrong_directory_is_refused() {
     let server = Server::start();
     fill(&server);

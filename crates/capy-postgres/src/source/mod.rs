@@ -8,6 +8,7 @@
 //! Invariant: reading ahead is bounded, and dropping a source stops it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use capy_types::{Lsn, SegmentSize, SystemId, TimelineId};
@@ -15,6 +16,7 @@ use capy_types::{Lsn, SegmentSize, SystemId, TimelineId};
 use crate::PostgresError;
 
 mod buffer;
+mod cells;
 mod directory;
 mod local;
 mod reader;
@@ -23,6 +25,7 @@ mod stream;
 mod tar;
 mod wal_tar;
 
+pub use cells::{Cells, Recognizer};
 pub use local::{LocalOptions, LocalSource};
 pub use replication::ReplicationSource;
 pub use stream::StreamSource;
@@ -79,6 +82,19 @@ pub enum SourceEvent {
     Data(Bytes),
     /// As [`Data`](Self::Data): whole pages of one relation, each found sound while they were read.
     SoundPages(Bytes),
+    /// As [`Data`](Self::Data): cells of a relation's file, with their names. `sound`: whole pages, each
+    /// found sound while they were read. Only where there is a [`Recognizer`].
+    Cells {
+        /// Their names and lengths, which add up to the bytes.
+        cells: Cells,
+        /// Their bytes.
+        bytes: Bytes,
+        /// Whether their pages need no look any more.
+        sound: bool,
+    },
+    /// Cells that come next in the archive and whose bytes are not handed on, for the [`Recognizer`]
+    /// knows them. Their pages are sound, or nobody looks at pages.
+    KnownCells(Cells),
     /// The archive has ended; for a tar this does not prove that it was complete.
     EndArchive,
     /// The server's own count of bytes done, over all archives.
@@ -170,6 +186,14 @@ impl Source {
             Self::Local(source) => source.next().await,
             Self::Tar(source) => source.next().await,
             Self::Stream(source) => source.next().await,
+        }
+    }
+
+    /// Lets a source that reads files itself keep cells to itself that `recognizer` knows; others need
+    /// nobody for that. Of use before the first event.
+    pub fn recognize_with(&mut self, recognizer: Arc<dyn Recognizer>) {
+        if let Self::Local(source) = self {
+            source.recognize_with(recognizer);
         }
     }
 

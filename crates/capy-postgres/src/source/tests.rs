@@ -32,6 +32,7 @@ async fn collect(mut source: Source) -> Result<Vec<Archive>, PostgresError> {
                 open = false;
             }
             SourceEvent::Progress(_) => {}
+            SourceEvent::Cells { .. } | SourceEvent::KnownCells(_) => panic!("nobody knows cells"),
         }
     }
     assert!(!open, "an archive was left open");

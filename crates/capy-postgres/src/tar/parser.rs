@@ -145,6 +145,20 @@ impl TarParser {
         Ok((input.len() - rest.len(), event))
     }
 
+    /// Goes on behind the next `bytes` of the present entry's data, which the caller does not have at
+    /// hand. Answers `false`, and stays where it is, when so many are not to come.
+    #[must_use]
+    pub fn pass(&mut self, bytes: u64) -> bool {
+        let State::Data { remaining, padding } = self.state else { return bytes == 0 };
+        let Some(remaining) = remaining.checked_sub(bytes) else { return false };
+        self.offset += bytes;
+        self.state = match remaining {
+            0 => State::EntryDone { padding },
+            remaining => State::Data { remaining, padding },
+        };
+        true
+    }
+
     /// The end of the stream.
     /// # Errors
     /// [`TarError::Truncated`] when it ended inside an entry, naming entry and offset; and what

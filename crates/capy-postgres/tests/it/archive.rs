@@ -84,6 +84,7 @@ pub(crate) async fn receive_until_end(source: &mut Source) -> (Vec<Archive>, Res
             }
             Ok(Some(SourceEvent::EndArchive)) => archives.push(open.take().expect("what ends has begun")),
             Ok(Some(SourceEvent::Progress(_))) => {}
+            Ok(Some(SourceEvent::Cells { .. } | SourceEvent::KnownCells(_))) => panic!("nobody knows cells"),
             Ok(None) => {
                 assert!(open.is_none(), "the last archive did not end");
                 return (archives, Ok(()));

@@ -112,11 +112,13 @@ pub(super) struct FileCut {
     pending: usize,
     /// Where the last byte ends that the inspector shall see.
     uninspected_end: u64,
+    /// A chunk of the grid that was named before it came: where, how long, and its name.
+    named: Option<(u64, usize, ChunkId)>,
 }
 
 impl FileCut {
     pub(super) fn new(grid: Option<usize>, tag: Option<u64>) -> Self {
-        Self { grid, tag, offset: 0, start: 0, pending: 0, uninspected_end: 0 }
+        Self { grid, tag, offset: 0, start: 0, pending: 0, uninspected_end: 0, named: None }
     }
 
     /// Room a batch must have for this file to go on in it.
@@ -151,7 +153,10 @@ impl FileCut {
         while self.pending > 0 {
             let open = &batch.data[self.start..self.start + self.pending];
             let cut = match self.grid {
-                Some(size) if self.pending >= size || at_end => Some((self.pending.min(size), None)),
+                Some(size) if self.pending >= size || at_end => {
+                    let length = self.pending.min(size);
+                    Some((length, self.name_of(length)))
+                }
                 Some(_) => None,
                 // Scanning starts only when the cut is certain to be decided: each byte is
                 // scanned once.
@@ -168,6 +173,31 @@ impl FileCut {
             closed += 1;
         }
         closed
+    }
+
+    /// The next `length` bytes are named: if they become a chunk of the grid, it need not be again.
+    pub(super) fn name_next(&mut self, name: ChunkId, length: usize) {
+        self.named = (self.pending == 0).then_some((self.offset, length, name));
+    }
+
+    /// The name of the open chunk of this length, where it is known.
+    fn name_of(&self, length: usize) -> Option<ChunkId> {
+        self.named.filter(|named| (named.0, named.1) == (self.offset, length)).map(|named| named.2)
+    }
+
+    /// Goes on behind a chunk of the grid that is known; `false` where none of this length can be.
+    pub(super) fn skip_cell(&mut self, length: usize) -> bool {
+        let fits = self.grid.is_some_and(|size| (1..=size).contains(&length));
+        let is_next = fits && self.pending == 0 && !self.is_off_grid();
+        if is_next {
+            self.skip(length as u64);
+        }
+        is_next
+    }
+
+    /// Whether the last chunk of the grid was shorter than the others: only the end can follow.
+    pub(super) fn is_off_grid(&self) -> bool {
+        self.pending == 0 && self.grid.is_some_and(|size| !self.offset.is_multiple_of(size as u64))
     }
 
     /// Goes on behind `bytes` bytes of whole chunks that are known; nothing is open.

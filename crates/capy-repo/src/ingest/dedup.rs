@@ -58,6 +58,13 @@ impl Dedup {
         chunks.map(|chunk| self.build_on_sound(&index, chunk)).collect()
     }
 
+    /// Whether the chunk is as good as stored anew; then the backup builds on it.
+    pub(super) fn is_known(&mut self, chunk: &ChunkId) -> Result<bool, RepoError> {
+        let shared = self.index.clone();
+        let index = shared.read();
+        self.build_on_sound(&index, chunk)
+    }
+
     /// Whether new backups may build on the chunk; then this one does.
     fn build_on_sound(&mut self, index: &ChunkIndex, chunk: &ChunkId) -> Result<bool, RepoError> {
         self.packs.clear();

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use capy_codec::{CdcSizes, Compressor, Cutter};
-use capy_format::{ChunkClass, ChunkRef, Content, Entry, FileEntry, Meta, Stats, encode_entry};
+use capy_format::{ChunkClass, Content, Entry, FileEntry, Meta, Stats, encode_entry};
 use capy_types::ChunkId;
 
 use super::worker::{BatchResult, ChunkResult, Shared};
@@ -23,8 +23,8 @@ enum Token {
     Entry(Entry),
     BeginFile(Meta, u8),
     Pieces(u64),
-    /// Chunks of an earlier backup, taken over as they are.
-    Known(Vec<ChunkRef>),
+    /// Chunks that are stored, taken over as they are.
+    Known(Vec<ChunkResult>),
     /// With its CRC-32C, where that of its chunks is not known.
     EndFile(Option<u32>),
 }
@@ -113,9 +113,9 @@ impl ManifestAssembler {
     }
 
     /// The next chunks of the open file are known.
-    pub(super) fn known(&mut self, refs: Vec<ChunkRef>, shared: &Shared) -> Result<(), RepoError> {
-        self.known += refs.len();
-        self.tokens.push_back(Token::Known(refs));
+    pub(super) fn known(&mut self, chunks: Vec<ChunkResult>, shared: &Shared) -> Result<(), RepoError> {
+        self.known += chunks.len();
+        self.tokens.push_back(Token::Known(chunks));
         self.pump(shared)
     }
 
@@ -153,11 +153,11 @@ impl ManifestAssembler {
                         return Ok(());
                     }
                 }
-                Token::Known(refs) => {
-                    self.known -= refs.len();
+                Token::Known(chunks) => {
+                    self.known -= chunks.len();
                     let (meta, chunking, mut tree) = self.file.take().ok_or_else(out_of_order)?;
-                    for chunk in refs {
-                        tree.push(chunk.id, chunk.size, 0, &mut self.meta(shared))?;
+                    for chunk in chunks {
+                        tree.push(chunk.id, chunk.size, chunk.crc32c, &mut self.meta(shared))?;
                     }
                     self.file = Some((meta, chunking, tree));
                 }

@@ -28,6 +28,7 @@ mod options;
 mod parent;
 mod patch;
 mod predict;
+mod recognize;
 mod session;
 mod upload;
 mod worker;
@@ -53,6 +54,7 @@ pub use base::DeltaPolicy;
 pub(crate) use batch::check_policy;
 pub use options::{Flushed, IngestOptions, Inspector, Strategy};
 pub use patch::{Patch, Patched};
+pub use recognize::Recognizer;
 
 /// A running ingest. See the module's words.
 pub struct Ingest {
@@ -211,6 +213,11 @@ impl Ingest {
                 .file
                 .as_mut()
                 .ok_or_else(|| RepoError::Invalid { what: "bytes arrived outside of a file".to_owned() })?;
+            if file.is_off_grid() {
+                return Err(RepoError::Invalid {
+                    what: "bytes came behind the last cell of a file".to_owned(),
+                });
+            }
             let taken = file.append(&mut batch, data, inspect);
             let (started, from) = (Instant::now(), batch.pieces.len());
             let predicted = self.file_parent.as_mut().and_then(FileParent::predicted);

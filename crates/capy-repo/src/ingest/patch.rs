@@ -24,6 +24,7 @@ use capy_types::limits::MIB;
 
 use super::batch::{FileCut, chunking};
 use super::parent::FileParent;
+use super::worker::ChunkResult;
 use super::{Ingest, Strategy};
 use crate::RepoError;
 use crate::read::RefCursor;
@@ -36,8 +37,6 @@ use plan::{is_on_grid, prefix_checksum, touched_cells};
 pub(super) const MEMORY_BYTES: usize = 16 * MIB;
 /// Longest file: its list of chunks is held, 56 bytes for each 256 KiB.
 const LENGTH_MAX_BYTES: u64 = 64 << 30;
-/// Chunks taken over that may wait for the results of others: 3 MiB of names.
-const KNOWN_WAITING_MAX: usize = 1 << 16;
 
 /// What becomes of the parent's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -260,7 +259,7 @@ impl Ingest {
         } else {
             vec![true; patch.length.div_ceil(cell_bytes) as usize]
         };
-        self.take_over(&mut touched, &refs)?;
+        self.keep_sound(&mut touched, &refs)?;
         let refs = Arc::new(refs);
         let mut old = OldCells::new(reader, self.ctx.clone(), refs.clone(), cell_bytes, kept);
         let checksum = prefix_checksum(&old, &file, kept, &patch, cell_bytes, &mut touched).await?;
@@ -285,7 +284,7 @@ impl Ingest {
 
     /// Notes the chunks of untouched cells as used; those that new backups may not build on are read
     /// and stored anew.
-    fn take_over(&self, touched: &mut [bool], refs: &[(u64, ChunkRef)]) -> Result<(), RepoError> {
+    fn keep_sound(&self, touched: &mut [bool], refs: &[(u64, ChunkRef)]) -> Result<(), RepoError> {
         for (touched, refs) in touched.chunks_mut(256).zip(refs.chunks(256)) {
             let whole = touched.iter().zip(refs).filter(|(touched, _)| !**touched);
             let sound = self.shared.dedup().reuse(whole.map(|(_, (_, chunk))| &chunk.id))?;
@@ -330,18 +329,9 @@ impl Ingest {
         if let Some(file) = &mut self.file {
             file.skip(bytes);
         }
-        self.shared.count_known(chunks.len() as u64, bytes);
-        self.assembler.known(chunks, &self.shared)?;
-        self.store_full_meta_packs().await?;
-        if self.assembler.known_waiting() > KNOWN_WAITING_MAX {
-            if let Some(batch) = self.batch.take() {
-                self.send(batch).await?;
-            }
-            while self.received < self.sent && self.assembler.known_waiting() > KNOWN_WAITING_MAX / 2 {
-                self.next_result().await?;
-            }
-        }
-        Ok(())
+        // The checksum of the file is put together here, and given at its end.
+        let chunk = |chunk: ChunkRef| ChunkResult { id: chunk.id, size: chunk.size, crc32c: 0 };
+        self.take_over(chunks.into_iter().map(chunk).collect()).await
     }
 
     /// A cell as it was, as long as it will be.

@@ -12,6 +12,7 @@ mod golden;
 mod ingest;
 mod keys;
 mod patch;
+mod recognize;
 mod removal;
 mod requests;
 mod sequence;

@@ -102,16 +102,23 @@ impl<'a> Feeder<'a> {
         while let Some(event) = self.next(source).await? {
             match event {
                 SourceEvent::Archive(start) => self.begin_archive(start.kind).await?,
-                SourceEvent::Data(ref bytes) | SourceEvent::SoundPages(ref bytes) => {
-                    let sound = matches!(event, SourceEvent::SoundPages(_));
-                    self.fed.read_bytes += bytes.len() as u64;
-                    self.ctx.progress.advance(bytes.len() as u64);
-                    if let Some(pace) = &self.pace {
-                        let since = Instant::now();
-                        pace.pass(bytes.len() as u64).await;
-                        self.fed.waited += since.elapsed();
-                    }
-                    self.data(bytes, sound).await?;
+                SourceEvent::Data(bytes) => {
+                    self.pace(bytes.len() as u64).await;
+                    self.data(&bytes, false).await?;
+                }
+                SourceEvent::SoundPages(bytes) => {
+                    self.pace(bytes.len() as u64).await;
+                    self.data(&bytes, true).await?;
+                }
+                SourceEvent::Cells { cells, bytes, sound } => {
+                    self.pace(cells.length()).await;
+                    self.pass(cells.length())?;
+                    self.ingest.write_named(&cells.cells, &bytes, !sound).await?;
+                }
+                SourceEvent::KnownCells(cells) => {
+                    self.pace(cells.length()).await;
+                    self.pass(cells.length())?;
+                    self.ingest.write_known(&cells.cells, cells.crc32c).await?;
                 }
                 SourceEvent::EndArchive => self.end_archive().await?,
                 SourceEvent::Progress(_) => {}
@@ -140,6 +147,17 @@ impl<'a> Feeder<'a> {
                 Ok(None)
             }
             other => Ok(other?),
+        }
+    }
+
+    /// Counts bytes that have come, and keeps to the rate.
+    async fn pace(&mut self, bytes: u64) {
+        self.fed.read_bytes += bytes;
+        self.ctx.progress.advance(bytes);
+        if let Some(pace) = &self.pace {
+            let since = Instant::now();
+            pace.pass(bytes).await;
+            self.fed.waited += since.elapsed();
         }
     }
 
@@ -203,6 +221,17 @@ impl<'a> Feeder<'a> {
             archive.parser = Some(parser);
         }
         Ok(())
+    }
+
+    /// Goes on in the archive behind bytes of the open file that take a way of their own.
+    fn pass(&mut self, bytes: u64) -> Result<()> {
+        let archive = self.archive.as_mut().filter(|archive| {
+            archive.keeping.is_none() && archive.changed.is_none() && archive.deferred.is_none()
+        });
+        match archive.and_then(|archive| archive.parser.as_mut()).is_some_and(|parser| parser.pass(bytes)) {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::Internal, "cells came outside of a relation's file")),
+        }
     }
 
     async fn entry(&mut self, entry: TarEntry) -> Result<()> {

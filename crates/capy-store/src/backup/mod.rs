@@ -19,6 +19,7 @@ mod feed;
 mod incremental;
 mod pages;
 mod postgres;
+mod recognize;
 mod required;
 mod source;
 
@@ -223,6 +224,9 @@ impl Taking<'_> {
         // What a server estimates is the size of everything.
         let total = source.total_bytes().filter(|_| !source.facts().incremental);
         self.ctx.progress.phase(Phase::Backup, total);
+        if let Some(recognizer) = ingest.recognizer() {
+            source.recognize_with(recognize::for_source(recognizer));
+        }
         let checker = self.options.check_pages.then(|| Arc::clone(&self.pages));
         let mut fed = Feeder::new(self.ctx, ingest, checker, self.options.read_rate.map(Pace::new))
             .run(&mut source)

@@ -1,43 +1,31 @@
 //! Files read ahead by several threads, handed on in their order.
 //!
-//! Under one lock a thread takes the next piece of work and its place in the line; it opens, reads,
-//! checks and sums outside of it. A small file is one piece, a large one many, which several
+//! Under one lock a thread takes the next piece of work and its place in the line; it opens and reads
+//! ([`super::piece`]) outside of it. A small file is one piece, a large one many, which several
 //! threads read at once.
 //!
 //! Invariants: at most [`IN_LINE_MAX`] pieces and one per thread are held; dropping the receiving
 //! side ends the threads at their next piece; the end is told explicitly, so that threads that die
-//! cannot pass for it; a file gives exactly the bytes its entry says: what it grew by is left
-//! out, what it shrank by is zeros, as the server does it, and recovery mends both.
+//! cannot pass for it.
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use bytes::Bytes;
-use capy_types::Lsn;
-use capy_types::limits::PAGE_SIZE_BYTES;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use tokio::sync::{mpsc, oneshot};
 
+use super::piece::{Part, ReadRules, Stretch};
 use super::walk::{Found, FoundFile, failed, is_gone};
 use crate::PostgresError;
-use crate::page::{PageVerdict, check_page};
 use crate::source::buffer::{BUFFER_BYTES, BufferPool};
 use crate::tar::TarEntry;
 
 /// Pieces in line: 12 MiB of full ones, a few milliseconds of hashing ahead of the workers.
 pub(super) const IN_LINE_MAX: usize = 12;
-
-/// How often a page is read again whose checksum does not hold: the server is in the middle of
-/// writing it for microseconds, and itself reads it again once.
-const READ_AGAIN_MAX: u32 = 5;
-
-/// Between two of these readings.
-const READ_AGAIN_AFTER: Duration = Duration::from_millis(1);
 
 /// What comes out, in order.
 #[derive(Debug)]
@@ -55,12 +43,8 @@ pub(super) enum Read {
 pub(super) struct Piece {
     /// The file's entry, with its first piece.
     pub(super) begins: Option<TarEntry>,
-    /// At most 1 MiB; empty for an empty file only.
-    pub(super) bytes: Bytes,
-    /// The CRC-32C of these bytes.
-    pub(super) crc32c: u32,
-    /// They are whole pages, and each was found sound.
-    pub(super) sound: bool,
+    /// At most 1 MiB together; none for an empty file only.
+    pub(super) parts: Vec<Part>,
     /// Whether it is the file's last.
     pub(super) ends: bool,
 }
@@ -81,15 +65,6 @@ enum Place {
     End,
 }
 
-/// How files are read.
-#[derive(Debug, Clone)]
-pub(super) struct ReadRules {
-    /// Threads.
-    pub(super) threads: usize,
-    /// Where the backup began, when pages that are older must have their checksum.
-    pub(super) check_pages_from: Option<Lsn>,
-}
-
 impl ReadAhead {
     /// Starts reading what `found` names.
     pub(super) fn start(
@@ -101,10 +76,10 @@ impl ReadAhead {
         let supply = Supply { found: Box::new(found), open: None, line: sender, ended: false };
         let supply = Arc::new(Mutex::new(supply));
         for _ in 0..rules.threads.max(1) {
-            let (supply, pool, pages) = (Arc::clone(&supply), pool.clone(), rules.check_pages_from);
+            let (supply, pool, rules) = (Arc::clone(&supply), pool.clone(), rules.clone());
             std::thread::Builder::new().name("capy-files".to_owned()).spawn(move || {
                 while let Some(job) = next_job(&supply) {
-                    let outcome = job.work.run(&pool, pages);
+                    let outcome = job.work.run(&pool, &rules);
                     // If nobody waits for it, the next job finds out.
                     let _ = job.place.send(outcome);
                 }
@@ -191,8 +166,7 @@ fn next_job(supply: &Mutex<Supply>) -> Option<Job> {
             Some(Err(error)) => supply.put(Place::Failed(error)),
             Some(Ok(Found::Directory(entry))) => supply.put(Place::Ready(Read::Directory(entry))),
             Some(Ok(Found::Empty(entry))) => {
-                let (bytes, crc32c, sound) = (Bytes::new(), 0, false);
-                let piece = Piece { begins: Some(entry), bytes, crc32c, sound, ends: true };
+                let piece = Piece { begins: Some(entry), parts: Vec::new(), ends: true };
                 supply.put(Place::Ready(Read::Piece(piece)));
             }
             Some(Ok(Found::Passed { path, what })) => supply.put(Place::Ready(Read::Passed { path, what })),
@@ -253,33 +227,24 @@ impl OpenFile {
     }
 
     /// Reads one piece.
-    fn read(self, pool: &BufferPool, check_pages_from: Option<Lsn>) -> Result<Piece, PostgresError> {
-        let length = (self.size - self.offset).min(BUFFER_BYTES as u64);
-        let mut buffer = pool.take();
+    fn read(self, pool: &BufferPool, rules: &ReadRules) -> Result<Piece, PostgresError> {
         // At most the buffer's size.
-        let room = buffer.room().get_mut(..length as usize).unwrap_or_default();
-        read_or_zero(&self.file, room, self.offset).map_err(|e| failed(&self.path, e))?;
-        let mut sound = false;
-        if let (Some(start), Some(first_block)) = (check_pages_from, self.first_block) {
-            let page = (self.offset / PAGE_SIZE_BYTES as u64) as u32;
-            let pages = Pages { file: &self.file, start, first_block: first_block.wrapping_add(page) };
-            sound = pages.settle(room, self.offset).map_err(|e| failed(&self.path, e))?;
-        }
-        let crc32c = crc32c::crc32c(room);
-        let filled = room.len();
-        buffer.filled(filled);
-        let ends = self.offset + length == self.size;
-        Ok(Piece { begins: self.begins, bytes: buffer.into_bytes(), crc32c, sound, ends })
+        let length = (self.size - self.offset).min(BUFFER_BYTES as u64) as usize;
+        let (file, offset, first_block) = (&self.file, self.offset, self.first_block);
+        let stretch = Stretch { file, offset, length, first_block };
+        let parts = stretch.read(rules, pool).map_err(|e| failed(&self.path, e))?;
+        let ends = self.offset + length as u64 == self.size;
+        Ok(Piece { begins: self.begins, parts, ends })
     }
 }
 
 impl Work {
-    fn run(self, pool: &BufferPool, check_pages_from: Option<Lsn>) -> Result<Option<Piece>, PostgresError> {
+    fn run(self, pool: &BufferPool, rules: &ReadRules) -> Result<Option<Piece>, PostgresError> {
         let part = match self {
             Self::Part(part) => Some(part),
             Self::Whole(found) => OpenFile::open(found)?,
         };
-        part.map(|part| part.read(pool, check_pages_from)).transpose()
+        part.map(|part| part.read(pool, rules)).transpose()
     }
 }
 
@@ -297,67 +262,6 @@ fn open(path: &Path, required: bool) -> Result<Option<File>, PostgresError> {
             Ok(None)
         }
         Err(e) => Err(failed(path, e)),
-    }
-}
-
-/// Fills `room` from `offset` on, with zeros beyond the end of the file.
-fn read_or_zero(file: &File, mut room: &mut [u8], mut offset: u64) -> io::Result<()> {
-    while !room.is_empty() {
-        match file.read_at(room, offset) {
-            Ok(0) => {
-                room.fill(0);
-                return Ok(());
-            }
-            Ok(length) => {
-                room = room.get_mut(length..).unwrap_or_default();
-                offset += length as u64;
-            }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
-}
-
-/// The pages of one piece of a relation's segment.
-struct Pages<'a> {
-    file: &'a File,
-    /// Pages changed from here on are mended by recovery.
-    start: Lsn,
-    first_block: u32,
-}
-
-impl Pages<'_> {
-    /// Reads pages again that the server was in the middle of writing: their halves are of different
-    /// age, and the header may be the older one, so that recovery would not excuse them. One that
-    /// stays wrong is damaged; whoever stores it says so. Answers whether all are whole and sound:
-    /// those that recovery mends are not.
-    fn settle(&self, bytes: &mut [u8], offset: u64) -> io::Result<bool> {
-        let (pages, rest) = bytes.as_chunks_mut::<PAGE_SIZE_BYTES>();
-        let mut sound = rest.is_empty() && !pages.is_empty();
-        for (number, page) in pages.iter_mut().enumerate() {
-            // A piece has 128 pages.
-            let block = self.first_block.wrapping_add(number as u32);
-            let mut verdict = check_page(page, block);
-            let mut again = 0;
-            while again < READ_AGAIN_MAX && self.is_suspect(&verdict) {
-                if again > 0 {
-                    std::thread::sleep(READ_AGAIN_AFTER);
-                }
-                read_or_zero(self.file, page, offset + (number * PAGE_SIZE_BYTES) as u64)?;
-                verdict = check_page(page, block);
-                again += 1;
-            }
-            sound &= !matches!(verdict, PageVerdict::Suspect(_));
-        }
-        Ok(sound)
-    }
-
-    fn is_suspect(&self, verdict: &PageVerdict) -> bool {
-        match verdict {
-            PageVerdict::Sound | PageVerdict::New => false,
-            PageVerdict::Suspect(problem) => !problem.is_replayed_from(self.start),
-        }
     }
 }
 

@@ -14,9 +14,10 @@ use bytes::Bytes;
 use capy_types::{Ctx, Lsn, SegmentName, SegmentSize, SystemId, TimelineId};
 use tokio::sync::mpsc;
 
-use super::ahead::{IN_LINE_MAX, Piece, Read, ReadAhead, ReadRules};
+use super::ahead::{IN_LINE_MAX, Piece, Read, ReadAhead};
+use super::piece::{Part, ReadRules};
 use super::walk::{self, Found, FoundFile, Walk, WalkPlan};
-use super::{Message, blocking, identity, tell};
+use super::{Message, blocking, identity, sum, tell};
 use crate::backup_manifest::{ManifestDraft, WalRange};
 use crate::label::{BackupLabel, TablespaceMap};
 use crate::server::{BackupSession, Stopped};
@@ -57,7 +58,8 @@ pub(super) struct Delivery {
 
 struct OpenEntry {
     entry: TarEntry,
-    crc32c: u32,
+    /// The checksum of the bytes that have come; `None` before the first.
+    crc32c: Option<u32>,
 }
 
 impl Delivery {
@@ -170,23 +172,17 @@ impl Delivery {
     }
 
     async fn piece(&mut self, piece: Piece) -> Step {
-        let is_first = piece.begins.is_some();
         if let Some(entry) = piece.begins {
             self.begin_entry(&entry).await?;
-            self.open = Some(OpenEntry { entry, crc32c: 0 });
+            self.open = Some(OpenEntry { entry, crc32c: None });
         }
-        let length = piece.bytes.len();
-        self.tar.passed(length as u64).map_err(|e| self.no_tar(e))?;
-        if let Some(open) = &mut self.open {
-            // Most files are one piece, for which there is nothing to join.
-            open.crc32c = match is_first {
-                true => piece.crc32c,
-                false => crc32c::crc32c_combine(open.crc32c, piece.crc32c, length),
-            };
-        }
-        match piece.sound {
-            true => self.event(SourceEvent::SoundPages(piece.bytes)).await?,
-            false => self.data(piece.bytes).await?,
+        for Part { event, length, crc32c } in piece.parts {
+            self.tar.passed(length).map_err(|e| self.no_tar(e))?;
+            if let Some(open) = &mut self.open {
+                // Most files are one part, for which there is nothing to join.
+                open.crc32c = Some(open.crc32c.map_or(crc32c, |before| sum::join(before, crc32c, length)));
+            }
+            self.event(event).await?;
         }
         if piece.ends { self.end_file().await } else { Ok(()) }
     }
@@ -197,7 +193,7 @@ impl Delivery {
             && !is_segment(&entry.path)
         {
             let path = [self.prefix.as_bytes(), &entry.path].concat();
-            self.manifest.add(&path, entry.size, entry.mtime, crc32c);
+            self.manifest.add(&path, entry.size, entry.mtime, crc32c.unwrap_or_default());
         }
         let mut padding = Vec::new();
         self.tar.end(&mut padding).map_err(|e| self.no_tar(e))?;
@@ -207,9 +203,10 @@ impl Delivery {
     /// A file that is held whole.
     async fn small_file(&mut self, path: &str, content: Vec<u8>, like: &Metadata) -> Step {
         let entry = TarEntry { size: content.len() as u64, ..walk::file(path.into(), like) };
-        let crc32c = crc32c::crc32c(&content);
-        let bytes = content.into();
-        self.piece(Piece { begins: Some(entry), bytes, crc32c, sound: false, ends: true }).await
+        let (length, crc32c) = (entry.size, crc32c::crc32c(&content));
+        let part = Part { event: SourceEvent::Data(content.into()), length, crc32c };
+        let parts = if length > 0 { vec![part] } else { Vec::new() };
+        self.piece(Piece { begins: Some(entry), parts, ends: true }).await
     }
 
     /// The control file, after everything else: on a standby it says how far the files must be

@@ -6,8 +6,8 @@
 //! them. What comes out is what the replication protocol gives: the same archives, the same
 //! entries, a `backup_manifest`, so that nobody behind the source can tell the difference.
 //!
-//! The parts: [`rules`] says what belongs into a backup, [`walk`] finds it, [`ahead`] reads it,
-//! [`identity`] proves that the directory is the server's, [`delivery`] puts it all in order.
+//! The parts: [`rules`] says what belongs into a backup, [`walk`] finds it, [`ahead`] reads it piece by
+//! [`piece`], [`identity`] proves that the directory is the server's, [`delivery`] puts it all in order.
 //!
 //! Invariants: the session lives until the last file is read, or the backup fails; `pg_control` is
 //! read after all other files; dropping the source ends the session, and with it the backup.
@@ -15,22 +15,25 @@
 mod ahead;
 mod delivery;
 mod identity;
+mod piece;
 mod rules;
+mod sum;
 mod walk;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use capy_types::{Ctx, Phase, Problem};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::{SourceEvent, SourceFacts, TablespaceFacts};
+use super::{Recognizer, SourceEvent, SourceFacts, TablespaceFacts};
 use crate::connect::ConnectSettings;
 use crate::control::ControlFile;
 use crate::server::BackupSession;
 use crate::{ArchiveKind, PostgresError};
-use ahead::ReadRules;
 use delivery::Delivery;
+use piece::ReadRules;
 use walk::{Walk, WalkPlan};
 
 /// The first major with WAL summaries.
@@ -60,6 +63,9 @@ pub struct LocalOptions {
 #[derive(Debug)]
 pub struct LocalSource {
     messages: mpsc::Receiver<Message>,
+    /// What the task waits for: who knows cells, if anybody.
+    begin: Option<oneshot::Sender<Option<Arc<dyn Recognizer>>>>,
+    recognizer: Option<Arc<dyn Recognizer>>,
     task: JoinHandle<()>,
     facts: SourceFacts,
     total_bytes: u64,
@@ -134,15 +140,34 @@ impl LocalSource {
         facts.wal_included = Some(options.include_wal);
         facts.tablespaces = spaces.iter().map(|(space, _)| space.clone()).collect();
         let check_pages = options.check_pages && facts.data_checksums == Some(true);
-        let rules =
-            ReadRules { threads: options.threads, check_pages_from: check_pages.then_some(start_lsn) };
+        let rules = ReadRules {
+            threads: options.threads,
+            check_pages_from: check_pages.then_some(start_lsn),
+            pages_unchecked: !options.check_pages || facts.data_checksums == Some(false),
+            recognizer: None,
+        };
         let (sender, messages) = mpsc::channel(EVENTS_MAX);
-        let delivery = Delivery::new(ctx.clone(), session, facts.clone(), rules, sender);
-        let task = tokio::spawn(delivery.run(base, spaces));
-        Ok(Self { messages, task, facts, total_bytes, ended: false })
+        let (begin, begun) = oneshot::channel();
+        let (ctx, their_facts) = (ctx.clone(), facts.clone());
+        let task = tokio::spawn(async move {
+            if let Ok(recognizer) = begun.await {
+                let rules = ReadRules { recognizer, ..rules };
+                Delivery::new(ctx, session, their_facts, rules, sender).run(base, spaces).await;
+            }
+        });
+        Ok(Self { messages, begin: Some(begin), recognizer: None, task, facts, total_bytes, ended: false })
+    }
+
+    /// From the first event on, cells that `recognizer` knows are not handed on.
+    pub(super) fn recognize_with(&mut self, recognizer: Arc<dyn Recognizer>) {
+        self.recognizer = Some(recognizer);
     }
 
     pub(super) async fn next(&mut self) -> Result<Option<SourceEvent>, PostgresError> {
+        if let Some(begin) = self.begin.take() {
+            // A task that is gone is noticed by the silence after it.
+            let _ = begin.send(self.recognizer.take());
+        }
         while !self.ended {
             let message = self.messages.recv().await;
             self.ended = !matches!(message, Some(Message::Event(_) | Message::Stopped(_)));

@@ -1,12 +1,11 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use capy_types::limits::RELATION_SEGMENT_PAGES;
 use capy_types::{Entropy, SeededEntropy};
 
 use super::super::walk;
 use super::*;
-use crate::page::{Page, page_checksum};
+use crate::source::SourceEvent;
 
 /// The file as it was seen when its size was taken.
 fn found(path: &Path) -> FoundFile {
@@ -14,18 +13,25 @@ fn found(path: &Path) -> FoundFile {
     FoundFile { entry, path: path.to_owned(), first_block: None, required: false }
 }
 
+fn rules(threads: usize) -> ReadRules {
+    ReadRules { threads, check_pages_from: None, pages_unchecked: true, recognizer: None }
+}
+
 async fn read_all(found: Vec<FoundFile>, threads: usize) -> Result<Vec<(TarEntry, Vec<u8>)>, PostgresError> {
-    let rules = ReadRules { threads, check_pages_from: None };
+    let rules = rules(threads);
     let found = found.into_iter().map(|file| Ok(Found::File(file)));
     let mut ahead = ReadAhead::start(found, &rules, &BufferPool::default()).unwrap();
     let (mut files, mut open) = (Vec::new(), None::<(TarEntry, Vec<u8>)>);
     while let Some(read) = ahead.next().await? {
         let Read::Piece(piece) = read else { panic!("{read:?}") };
-        assert_eq!(piece.crc32c, crc32c::crc32c(&piece.bytes));
         if let Some(entry) = piece.begins {
             assert!(open.replace((entry, Vec::new())).is_none(), "a file inside a file");
         }
-        open.as_mut().expect("bytes are inside a file").1.extend_from_slice(&piece.bytes);
+        for part in piece.parts {
+            let SourceEvent::Data(bytes) = part.event else { panic!("{part:?}") };
+            assert_eq!((part.length, part.crc32c), (bytes.len() as u64, crc32c::crc32c(&bytes)));
+            open.as_mut().expect("bytes are inside a file").1.extend_from_slice(&bytes);
+        }
         if piece.ends {
             files.extend(open.take());
         }
@@ -122,7 +128,7 @@ async fn a_file_that_must_be_there_and_is_not_is_an_error() {
 async fn a_walk_that_panics_is_an_error_and_not_the_end() {
     let found =
         std::iter::from_fn(|| -> Option<Result<Found, PostgresError>> { panic!("expected in this test") });
-    let rules = ReadRules { threads: 2, check_pages_from: None };
+    let rules = rules(2);
     let mut ahead = ReadAhead::start(found, &rules, &BufferPool::default()).unwrap();
     assert!(ahead.next().await.is_err());
 }
@@ -138,53 +144,9 @@ async fn reading_ahead_is_bounded_and_dropping_the_reader_ends_the_threads() {
         let _ = &told;
         Ok(Found::File(found(&path)))
     });
-    let rules = ReadRules { threads: 3, check_pages_from: None };
+    let rules = rules(3);
     let mut ahead = ReadAhead::start(endless, &rules, &BufferPool::default()).unwrap();
     assert!(ahead.next().await.unwrap().is_some());
     drop(ahead);
     assert!(ended.recv().is_err());
-}
-
-const START: u64 = 0x1000;
-
-/// A page of this age whose checksum holds.
-fn page(block: u32, lsn: u64, fill: u8) -> Page {
-    let mut page = [fill; PAGE_SIZE_BYTES];
-    page[..8]
-        .copy_from_slice(&[&((lsn >> 32) as u32).to_le_bytes()[..], &(lsn as u32).to_le_bytes()].concat());
-    page[14..16].copy_from_slice(&100_u16.to_le_bytes());
-    let checksum = page_checksum(&page, block);
-    page[8..10].copy_from_slice(&checksum.to_le_bytes());
-    page
-}
-
-#[test]
-fn a_page_caught_in_the_middle_of_its_writing_is_read_again_and_a_damaged_one_stays_as_it_is() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("16384.1");
-    let first_block = RELATION_SEGMENT_PAGES;
-    let mut on_disk = Vec::new();
-    on_disk.extend(page(first_block, START - 1, 1));
-    on_disk.extend(page(first_block + 1, START + 1, 2));
-    on_disk.extend(page(first_block + 2, START - 1, 3));
-    on_disk[2 * PAGE_SIZE_BYTES + 8000] ^= 1;
-    fs::write(&path, &on_disk).unwrap();
-
-    // The new half of block 1 has come, the old header is still there.
-    let mut torn = on_disk.clone();
-    let old = page(first_block + 1, START - 1, 9);
-    torn[PAGE_SIZE_BYTES..PAGE_SIZE_BYTES + 4096].copy_from_slice(&old[..4096]);
-    let file = File::open(&path).unwrap();
-    let pages = Pages { file: &file, start: Lsn::from_u64(START), first_block };
-    assert!(!pages.settle(&mut torn, 0).unwrap(), "not all are sound");
-    assert!(torn == on_disk, "block 1 is whole, block 2 as damaged as it was");
-
-    // A torn page whose header is the new one is recovery's: it is not worth a second look.
-    let mut newer = on_disk.clone();
-    newer[PAGE_SIZE_BYTES + 4096..2 * PAGE_SIZE_BYTES].fill(9);
-    let before = newer.clone();
-    assert!(!pages.settle(&mut newer[..2 * PAGE_SIZE_BYTES], 0).unwrap(), "recovery's is not called sound");
-    assert!(newer == before);
-    assert!(pages.settle(&mut newer[..PAGE_SIZE_BYTES], 0).unwrap(), "the first page is");
-    assert!(!pages.settle(&mut newer[..PAGE_SIZE_BYTES - 1], 0).unwrap(), "a part of a page is not");
 }
