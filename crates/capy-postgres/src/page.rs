@@ -11,6 +11,8 @@
 use capy_types::Lsn;
 use capy_types::limits::{PAGE_SIZE_BYTES, RELATION_SEGMENT_PAGES};
 
+mod wide;
+
 /// One page of a relation.
 pub type Page = [u8; PAGE_SIZE_BYTES];
 
@@ -83,7 +85,7 @@ pub enum PageVerdict {
 /// The checksum of a page that is block number `block` of its relation.
 #[must_use]
 pub fn page_checksum(page: &Page, block: u32) -> u16 {
-    let reduced = (lane_sum(page) ^ block) % 65_535 + 1;
+    let reduced = (wide::fastest_lane_sum(page) ^ block) % 65_535 + 1;
     // Between 1 and 65535, so the cast loses nothing.
     reduced as u16
 }
@@ -234,6 +236,7 @@ const LANE_STARTS: [u32; LANES] = [
 ];
 
 /// `pg_checksum_block`, with the page's own checksum field taken as zero.
+#[inline(always)]
 fn lane_sum(page: &Page) -> u32 {
     let mut sums = LANE_STARTS;
     let (rows, _) = page.as_chunks::<ROW_BYTES>();
@@ -252,7 +255,7 @@ fn lane_sum(page: &Page) -> u32 {
 }
 
 /// One step of every lane. The lanes do not depend on each other: the loop becomes vectors.
-#[inline]
+#[inline(always)]
 fn mix_row(sums: &mut [u32; LANES], row: &[u8; ROW_BYTES]) {
     for (sum, word) in sums.iter_mut().zip(row.as_chunks::<4>().0) {
         let mixed = *sum ^ u32::from_le_bytes(*word);
