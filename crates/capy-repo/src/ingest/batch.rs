@@ -175,6 +175,21 @@ impl FileCut {
         closed
     }
 
+    /// The length of the cell that the next byte begins, on the grid.
+    pub(super) fn cell_begins(&self) -> Option<usize> {
+        self.grid.filter(|_| self.pending == 0 && !self.is_off_grid())
+    }
+
+    /// Bytes that the open chunk of the grid still takes.
+    pub(super) fn room_in_cell(&self) -> Option<usize> {
+        self.grid.filter(|_| self.pending > 0).map(|size| size - self.pending)
+    }
+
+    /// The file's tag and where its next byte stands, when the inspector sees it.
+    pub(super) fn tag_here(&self) -> Option<(u64, u64)> {
+        self.tag.map(|tag| (tag, self.offset + self.pending as u64))
+    }
+
     /// The next `length` bytes are named: if they become a chunk of the grid, it need not be again.
     pub(super) fn name_next(&mut self, name: ChunkId, length: usize) {
         self.named = (self.pending == 0).then_some((self.offset, length, name));

@@ -11,6 +11,7 @@ use super::base::{self, Bases};
 use super::batch::{self, Batch};
 use super::manifest::ManifestAssembler;
 use super::parent::{self, Parent};
+use super::recognize::Gathering;
 use super::worker::{self, Shared};
 use super::{Ingest, IngestOptions, budget, check_policy, session};
 use crate::index::{ChunkIndex, SharedIndex, list_indexes, load_indexes};
@@ -114,6 +115,7 @@ impl Ingest {
             file: None,
             parent,
             file_parent: None,
+            gathering: Gathering::default(),
             patched: None,
             lost_parent: None,
             damaged_packs: Vec::new(),

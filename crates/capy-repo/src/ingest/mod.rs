@@ -48,6 +48,7 @@ use begin::note_parent;
 use manifest::ManifestAssembler;
 use parent::{FileParent, Parent};
 use patch::Patching;
+use recognize::Gathering;
 use worker::{BatchResult, Job, Shared};
 
 pub use base::DeltaPolicy;
@@ -73,6 +74,7 @@ pub struct Ingest {
     file: Option<FileCut>,
     parent: Option<Parent>,
     file_parent: Option<FileParent>,
+    gathering: Gathering,
     patched: Option<Box<Patching>>,
     lost_parent: Option<String>,
     damaged_packs: Vec<PackId>,
@@ -196,7 +198,7 @@ impl Ingest {
         if self.patched.is_some() {
             return Err(RepoError::Invalid { what: "plain bytes came for a patched file".to_owned() });
         }
-        self.append(data, inspect, None).await
+        self.append_cells(data, inspect).await
     }
 
     /// Adds bytes to the open file. `base`: the parent's chunk that they are a change of, and its bytes.
@@ -243,6 +245,7 @@ impl Ingest {
         if self.patched.is_some() {
             return Err(RepoError::Invalid { what: "a patched file ends otherwise".to_owned() });
         }
+        self.gathered_cell().await?;
         self.close_file(None).await
     }
 

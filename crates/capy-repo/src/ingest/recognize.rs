@@ -2,23 +2,32 @@
 //!
 //! A reader of files names each cell while it lies in the processor's cache, asks whether that is
 //! known, and hands on the name instead of the bytes. So of a file that has not changed nothing is
-//! copied into batches, and no worker sees it.
+//! copied into batches, and no worker sees it. The feeder does the same for bytes that come by
+//! themselves, as long as it keeps meeting what is known and there are few workers to leave it to.
 //!
 //! Invariant: what is known here is what a worker would have found known ([`super::dedup`]): chunks in
 //! packs that new backups may build on, and this one then does.
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use capy_codec::ChunkNamer;
 use capy_types::ChunkId;
 
 use super::Ingest;
+use super::batch::FileCut;
 use super::worker::{ChunkResult, Shared};
 use crate::RepoError;
 
 /// Chunks taken over that may wait for the results of others: 3 MiB of names.
 const KNOWN_WAITING_MAX: usize = 1 << 16;
+
+/// Workers up to which the feeder looks for known cells itself: it is one thread, and more of them hash
+/// more together than it can. Fewer it saves the way through memory.
+const FEW_JOBS: usize = 4;
+/// Cells that go the way of all bytes after one that was not known.
+const CELLS_PASSED: usize = 7;
 
 /// Names cells, and knows those that are stored; for many threads.
 #[derive(Clone)]
@@ -59,6 +68,17 @@ impl Recognizer {
     }
 }
 
+/// What the feeder knows of the cell that is coming.
+#[derive(Default)]
+pub(super) struct Gathering {
+    /// Its bytes so far, when they came in pieces.
+    cell: Vec<u8>,
+    /// The inspector shall see it.
+    inspect: bool,
+    /// Bytes that pass before another cell is looked at.
+    passing: usize,
+}
+
 impl Ingest {
     /// For whoever reads files itself: knows cells of files on the grid. `None` when the repository
     /// cuts everything by content.
@@ -85,10 +105,13 @@ impl Ingest {
         for (name, length) in cells {
             let cell;
             (cell, data) = data.split_at_checked(*length).ok_or_else(other_lengths)?;
-            if let Some(file) = &mut self.file {
-                file.name_next(*name, *length);
+            match &mut self.file {
+                Some(file) if self.gathering.cell.is_empty() => {
+                    file.name_next(*name, *length);
+                    self.append(cell, inspect, None).await?;
+                }
+                _ => self.append_cells(cell, inspect).await?,
             }
-            self.append(cell, inspect, None).await?;
         }
         if data.is_empty() { Ok(()) } else { Err(other_lengths()) }
     }
@@ -102,7 +125,8 @@ impl Ingest {
     /// # Cancellation
     /// As [`write`](Self::write).
     pub async fn write_known(&mut self, cells: &[(ChunkId, usize)], crc32c: u32) -> Result<(), RepoError> {
-        let Some(file) = self.file.as_mut().filter(|_| self.patched.is_none()) else {
+        let between = self.patched.is_none() && self.gathering.cell.is_empty();
+        let Some(file) = self.file.as_mut().filter(|_| between) else {
             return Err(RepoError::Invalid { what: "known cells came where none can be".to_owned() });
         };
         let mut chunks = Vec::with_capacity(cells.len());
@@ -118,6 +142,79 @@ impl Ingest {
             last.crc32c = crc32c;
         }
         self.take_over(chunks).await
+    }
+
+    /// Bytes of a file on the grid: known cells are done with here, the others go to the workers.
+    pub(super) async fn append_cells(&mut self, mut data: &[u8], inspect: bool) -> Result<(), RepoError> {
+        while !data.is_empty() {
+            let begins = self.file.as_ref().and_then(FileCut::cell_begins);
+            let Some(cell_bytes) = begins.filter(|_| self.options.jobs <= FEW_JOBS) else {
+                let (open, rest) = data.split_at(self.rest_of_cell(data.len()));
+                self.append(open, inspect, None).await?;
+                data = rest;
+                continue;
+            };
+            let gathered = self.gathering.cell.len();
+            if gathered == 0 && self.gathering.passing > 0 {
+                let (passing, rest) = data.split_at(self.gathering.passing.min(data.len()));
+                self.gathering.passing -= passing.len();
+                self.append(passing, inspect, None).await?;
+                data = rest;
+                continue;
+            }
+            let (piece, rest) = data.split_at((cell_bytes - gathered).min(data.len()));
+            data = rest;
+            if piece.len() == cell_bytes {
+                self.whole_cell(piece, inspect).await?;
+                continue;
+            }
+            self.gathering.cell.extend_from_slice(piece);
+            self.gathering.inspect |= inspect;
+            if self.gathering.cell.len() == cell_bytes {
+                self.gathered_cell().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How many of `bytes` bytes belong to the cell that is open in the batch; all, where there are none.
+    fn rest_of_cell(&self, bytes: usize) -> usize {
+        match self.file.as_ref().filter(|_| self.options.jobs <= FEW_JOBS) {
+            Some(file) => file.room_in_cell().unwrap_or(bytes).min(bytes),
+            None => bytes,
+        }
+    }
+
+    /// The cell that came in pieces is whole, or its file ends.
+    pub(super) async fn gathered_cell(&mut self) -> Result<(), RepoError> {
+        let mut cell = std::mem::take(&mut self.gathering.cell);
+        let inspect = std::mem::take(&mut self.gathering.inspect);
+        if !cell.is_empty() {
+            self.whole_cell(&cell, inspect).await?;
+            cell.clear();
+        }
+        self.gathering.cell = cell;
+        Ok(())
+    }
+
+    async fn whole_cell(&mut self, cell: &[u8], inspect: bool) -> Result<(), RepoError> {
+        let Some(file) = &mut self.file else { return self.append(cell, inspect, None).await };
+        let started = Instant::now();
+        let name = self.namer.name(cell);
+        self.cutting += started.elapsed();
+        if !self.shared.dedup().is_known(&name)? {
+            self.gathering.passing = CELLS_PASSED * cell.len();
+            file.name_next(name, cell.len());
+            return self.append(cell, inspect, None).await;
+        }
+        if inspect && let Some((tag, offset)) = file.tag_here() {
+            self.shared.inspect(tag, offset, cell);
+        }
+        if !file.skip_cell(cell.len()) {
+            return Err(RepoError::Internal { what: "a cell was gathered beside the grid".to_owned() });
+        }
+        let size = u32::try_from(cell.len()).expect("a cell of the grid fits a batch");
+        self.take_over(vec![ChunkResult { id: name, size, crc32c: crc32c::crc32c(cell) }]).await
     }
 
     /// Adds chunks to the open file that need not be stored.

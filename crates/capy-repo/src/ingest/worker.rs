@@ -162,6 +162,13 @@ impl Shared {
         UsedPacks { packs: dedup.used_packs(), deltas: dedup.has_deltas() }
     }
 
+    /// Shows a chunk of a file with this tag to the inspector.
+    pub(super) fn inspect(&self, tag: u64, offset: u64, plain: &[u8]) {
+        if let Some(inspector) = &self.inspector {
+            inspector.inspect(tag, offset, plain);
+        }
+    }
+
     /// Chunks of an earlier backup were taken over.
     pub(super) fn count_known(&self, chunks: u64, bytes: u64) {
         self.counters.chunks.fetch_add(chunks, Ordering::Relaxed);
@@ -379,8 +386,8 @@ impl Worker {
         let mut chunks = Vec::with_capacity(batch.pieces.len());
         for piece in &batch.pieces {
             let plain = &batch.data[piece.start..piece.start + piece.len];
-            if let (Some(tag), Some(inspector)) = (piece.tag, &self.shared.inspector) {
-                inspector.inspect(tag, piece.offset, plain);
+            if let Some(tag) = piece.tag {
+                self.shared.inspect(tag, piece.offset, plain);
             }
             bytes += piece.len as u64;
             chunks.push(ChunkResult {

@@ -1,10 +1,14 @@
 //! Cells that whoever reads them knows or has named: what is stored is what plain bytes would have
 //! become, and only sound chunks are known.
 
+use std::sync::{Arc, Mutex};
+
 use capy_codec::SlotSecret;
 use capy_format::{ArchiveHeader, ArchiveKind, names};
-use capy_repo::{Env, Ingest, InitOptions, Recognizer, RepoError, Repository, Strategy};
-use capy_types::ErrorKind;
+use capy_repo::{
+    Env, Ingest, IngestOptions, InitOptions, Inspector, Recognizer, RepoError, Repository, Strategy,
+};
+use capy_types::{Ctx, ErrorKind};
 use futures::TryStreamExt as _;
 
 use crate::fixture::{
@@ -147,4 +151,58 @@ async fn a_repository_without_a_grid_knows_no_cells() {
     let slot = SlotSecret::Passphrase(&secret);
     let repo = Repository::init(store, Env::default(), options, slot).await.unwrap();
     assert!(begin(&repo, "one").await.unwrap().recognizer().is_none());
+}
+
+/// Every piece that was shown: tag, offset, and its bytes.
+#[derive(Default)]
+struct Seen(Mutex<Vec<(u64, u64, Vec<u8>)>>);
+
+impl Inspector for Seen {
+    fn inspect(&self, tag: u64, offset: u64, chunk: &[u8]) {
+        self.0.lock().unwrap().push((tag, offset, chunk.to_vec()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_byte_is_shown_to_the_inspector_once_whether_it_is_known_or_not() {
+    let store = memory_store().await;
+    let repo = init(&store).await;
+    let mut content = bytes(9, (3 << 20) + 8192 + 5);
+    // More workers than leave the feeder anything to look for, and few; all new, some new, all known.
+    for (round, (jobs, change)) in [(8, 0), (2, 0), (2, 1 << 20), (1, 0), (8, 0)].into_iter().enumerate() {
+        content[change] ^= u8::from(change > 0);
+        let (seen, id) = (Arc::new(Seen::default()), format!("b{round}"));
+        let inspector = Some(Arc::clone(&seen) as Arc<dyn Inspector>);
+        let options = IngestOptions { jobs, inspector, ..IngestOptions::new(key(&id)) };
+        let mut ingest = repo.begin(&Ctx::default(), options).await.unwrap();
+        ingest.begin_archive(ArchiveHeader { kind: ArchiveKind::Base }).unwrap();
+        for (tag, piece) in [(1, 32_768), (2, 131_072), (3, 1_000_003), (4, 999)] {
+            ingest.begin_file(meta(&format!("base/5/{tag}")), Strategy::Grid, Some(tag)).await.unwrap();
+            for (number, part) in content.chunks(piece).enumerate() {
+                match tag == 4 && number % 1000 != 0 {
+                    true => ingest.write_inspected(part).await.unwrap(),
+                    false => ingest.write(part).await.unwrap(),
+                }
+            }
+            ingest.end_file().await.unwrap();
+        }
+        ingest.end_archive(0).unwrap();
+        commit(&repo, &id, ingest).await.unwrap();
+        let mut seen = std::mem::take(&mut *seen.0.lock().unwrap());
+        seen.sort();
+        for tag in 1..=3 {
+            let of_tag = seen.iter().filter(|(of, ..)| *of == tag);
+            let whole = of_tag.fold(Vec::new(), |mut whole, (_, offset, chunk)| {
+                assert_eq!(whole.len() as u64, *offset, "round {round}: one after the other");
+                whole.extend_from_slice(chunk);
+                whole
+            });
+            assert!(whole == content, "round {round}, file {tag}");
+        }
+        let offsets: Vec<u64> = seen.iter().filter(|(tag, ..)| *tag == 4).map(|(_, at, _)| *at).collect();
+        let expected: Vec<u64> = (0..4).map(|n| n * 999_000 / 131_072 * 131_072).collect();
+        assert_eq!(offsets, expected, "round {round}: cells with bytes that nobody has looked at");
+        let files = read(&repo, &id).await.unwrap().files;
+        assert!(files.values().all(|file| *file == content), "round {round}");
+    }
 }
