@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use capy_format::names;
 use capy_types::{ClusterName, Ctx, ErrorKind, WalFile};
+use futures::future::join;
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 use tracing::instrument;
@@ -77,11 +78,13 @@ impl Repository {
     /// everything, also what every repository has; and an archive that nobody ever wrote to has no
     /// word on any file: its name may be mistyped.
     async fn absent(&self, cluster: &ClusterName, file: &WalFile) -> Error {
-        if let Err(error) = self.repo.store().head(names::CONFIG).await {
+        // Both are asked for after the file was, and at once: recovery waits.
+        let (config, archive) = join(self.repo.store().head(names::CONFIG), self.repo.archive(cluster)).await;
+        if let Err(error) = config {
             let what = format!("the repository at {} is gone or does not answer: {error}", self.url());
             return Error::new(ErrorKind::Unavailable, what);
         }
-        match self.repo.archive(cluster).await {
+        match archive {
             Ok(Some(_)) => Error::new(ErrorKind::NotFound, format!("the archive {cluster} has no {file}")),
             Ok(None) => Error::new(ErrorKind::Unavailable, format!("there is no WAL archive {cluster}"))
                 .with_hint("no segment was ever pushed to it: is the name right?"),

@@ -15,6 +15,7 @@ use capy_postgres::TimelineHistory;
 use capy_repo::StoredContent;
 use capy_types::{ClusterName, ErrorKind, Lsn, SegmentName, TimelineId, WalFile, WalFileKind};
 use futures::TryStreamExt;
+use futures::future::join;
 
 use crate::{Error, Repository, Result};
 
@@ -83,11 +84,17 @@ impl Repository {
     }
 
     async fn look_at_parts(&self, cluster: &ClusterName, file: &WalFile) -> Result<Look> {
-        let Some(archive) = self.repo.archive(cluster).await? else { return Ok(Look::Nothing) };
-        let segment =
-            file.as_str().get(..24).and_then(|name| SegmentName::parse(name, archive.segment_size).ok());
-        let Some(name) = segment else { return Ok(Look::Nothing) };
-        let parts = self.repo.read_wal_parts(cluster, &WalFile::from(name)).await?;
+        let Some(segment) = file.as_str().get(..24).and_then(|name| name.parse::<WalFile>().ok()) else {
+            return Ok(Look::Nothing);
+        };
+        // At once: at the end of an archive recovery asks for a file that is absent, and waits.
+        let (archive, parts) =
+            join(self.repo.archive(cluster), self.repo.read_wal_parts(cluster, &segment)).await;
+        let Some(archive) = archive? else { return Ok(Look::Nothing) };
+        let Ok(name) = SegmentName::parse(segment.as_str(), archive.segment_size) else {
+            return Ok(Look::Nothing);
+        };
+        let parts = parts?;
         if parts.changed {
             return Ok(Look::Changed);
         }
