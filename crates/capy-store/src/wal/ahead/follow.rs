@@ -23,6 +23,9 @@ use crate::{Error, Repository, Result};
 const AT_ONCE_MAX: usize = 8;
 /// Most bytes of segments fetched at once: three times that is in memory.
 const AT_ONCE_MAX_BYTES: u64 = 256 << 20;
+/// Most segments flushed at once behind the fetching. Those that the disk is too slow for are left to the
+/// server, which flushes each that it keeps.
+const FLUSHED_AT_ONCE_MAX: usize = 2;
 /// How often requests are looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Looked for more often while segments are being used up.
@@ -55,6 +58,7 @@ struct Follower<'a> {
     /// The first segment the archive does not have, as of the last request.
     absent: Option<SegmentName>,
     fetches: JoinSet<Fetched>,
+    flushes: JoinSet<()>,
     coming: BTreeSet<SegmentName>,
     report: AheadReport,
 }
@@ -88,6 +92,7 @@ pub(super) async fn run(
         last_request: Instant::now(),
         absent: None,
         fetches: JoinSet::new(),
+        flushes: JoinSet::new(),
         coming: BTreeSet::new(),
         report: none,
     };
@@ -140,7 +145,10 @@ impl Follower<'_> {
                         ended.map_err(|_| Error::new(ErrorKind::Internal, "a thread panicked"))?;
                     self.coming.remove(&segment);
                     match outcome {
-                        Ok(Found::Here) => self.report.fetched += 1,
+                        Ok(Found::Here) => {
+                            self.report.fetched += 1;
+                            self.flush(segment);
+                        }
                         Ok(Found::Absent) => {
                             let first = self.absent.filter(|other| other.timeline() == segment.timeline());
                             self.absent = Some(first.map_or(segment, |other| other.min(segment)));
@@ -219,6 +227,16 @@ impl Follower<'_> {
             }
             (segment, found)
         });
+    }
+
+    /// Has a segment written to disk that can be used already, so that the server, which will not go on
+    /// with it before it is there, need not wait for that.
+    fn flush(&mut self, segment: SegmentName) {
+        while self.flushes.try_join_next().is_some() {}
+        if self.flushes.len() < FLUSHED_AT_ONCE_MAX {
+            let ahead = self.ahead.clone();
+            self.flushes.spawn_blocking(move || ahead.flush(segment));
+        }
     }
 
     /// Leaves nothing that no recovery will use.

@@ -124,8 +124,8 @@ impl FetchAhead {
     }
 
     /// Puts a segment there, whose bytes `fill` gives: written, renamed. Its sums come first: one without
-    /// them is not used, nor one that a crash of the machine left with other bytes. So it is not flushed,
-    /// which would make recovery wait for the disk: most are replayed and gone before they reach it.
+    /// them is not used, nor one that a crash of the machine left with other bytes. So nobody waits until
+    /// it is on disk; see [`flush`](Self::flush).
     pub(super) fn put(
         &self,
         file: &WalFile,
@@ -153,6 +153,17 @@ impl FetchAhead {
     /// No longer being fetched.
     pub(super) fn abandon(&self, file: &WalFile) {
         let _ = std::fs::remove_file(self.part(file));
+    }
+
+    /// Writes a segment to disk, if it is still there. One of which the disk refuses a part is not used:
+    /// the system says so once, and the server's own flush might not hear of it.
+    pub(super) fn flush(&self, segment: SegmentName) {
+        let file = WalFile::from(segment);
+        let Ok(opened) = File::open(self.whole(&file)) else { return };
+        if let Err(error) = opened.sync_all() {
+            tracing::warn!(%file, %error, "fetched ahead, but the disk does not take it");
+            self.remove(segment);
+        }
     }
 
     pub(super) fn remove(&self, segment: SegmentName) -> bool {
