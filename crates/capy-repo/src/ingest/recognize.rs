@@ -85,7 +85,7 @@ impl Ingest {
     #[must_use]
     pub fn recognizer(&self) -> Option<Recognizer> {
         let cell_bytes = self.grid(super::Strategy::Grid)?;
-        Some(Recognizer { shared: self.shared.clone(), namer: self.namer.clone(), cell_bytes })
+        Some(Recognizer { shared: self.shared.clone(), namer: self.namer, cell_bytes })
     }
 
     /// The next cells of the open file: bytes that were named already, each cell as long as its name
