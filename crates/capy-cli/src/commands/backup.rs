@@ -163,7 +163,11 @@ pub(crate) async fn run(args: BackupArgs, session: &mut Session) -> anyhow::Resu
         IncrementalArg::Auto => Incremental::Auto,
         IncrementalArg::Require => Incremental::Require,
     };
-    let report = repository.backup(&session.ctx, source, options).await?;
+    // On a thread of the runtime, not on the first one: who waits for a server there waits for its socket
+    // itself. Here each of its messages would be waited for by another thread, which wakes this one.
+    let ctx = session.ctx.clone();
+    let taking = tokio::spawn(async move { repository.backup(&ctx, source, options).await });
+    let report = taking.await.unwrap_or_else(|died| std::panic::resume_unwind(died.into_panic()))?;
     session.finish_progress();
     let with_memory = WithMemory::of(&report);
     let complete = report.is_complete();
