@@ -55,6 +55,11 @@ mod stats;
 mod verify;
 mod wal;
 
+#[cfg(test)]
+#[allow(dead_code, reason = "made for the tests beside the library, which use all of it")]
+#[path = "../tests/it/made_wal.rs"]
+mod made_wal;
+
 pub use capy_objects::{CacheOptions, ProbeReport, StoreOptions};
 pub use capy_types::{
     BackupId, BackupKey, BackupSelector, ChunkId, Clock, ClusterName, Ctx, Entropy, ErrorKind, IndexId, Lsn,

@@ -101,6 +101,8 @@ pub struct SegmentScanner {
     next_page: Lsn,
     open: Open,
     stopped: Option<Stopped>,
+    /// The end of the record that closed the segment early.
+    switch_end: Option<Lsn>,
     report: ScanReport,
 }
 
@@ -131,7 +133,8 @@ impl SegmentScanner {
             tail: None,
         };
         let next_page = segment.start;
-        Self { segment, partial: Vec::new(), next_page, open: Open::Nothing, stopped: None, report }
+        let (open, partial) = (Open::Nothing, Vec::new());
+        Self { segment, partial, next_page, open, stopped: None, switch_end: None, report }
     }
 
     /// Takes the segment's next bytes, from its first on, and gives every record that is whole now.
@@ -162,6 +165,13 @@ impl SegmentScanner {
     #[must_use]
     pub const fn is_done(&self) -> bool {
         self.stopped.is_some()
+    }
+
+    /// The end of the record that closes the segment early, once its page is whole: nothing that is
+    /// behind it is ever read.
+    #[must_use]
+    pub const fn switch_end(&self) -> Option<Lsn> {
+        self.switch_end
     }
 
     /// Ends the scan.
@@ -369,6 +379,7 @@ impl SegmentScanner {
             visit(record);
             return Ok(());
         }
+        self.switch_end = Some(record.end);
         self.report.end = self.segment.end();
         visit(&Record { end: self.report.end, ..*record });
         Err(Stopped::Switched { at: record.lsn })

@@ -16,6 +16,7 @@
 
 mod assembly;
 mod backoff;
+mod behind;
 mod crowd;
 mod drain;
 mod failure;

@@ -17,6 +17,7 @@ const RESTORE_POINT: u8 = 0x70;
 const COMMIT: u8 = 0x00;
 
 /// A segment in the making.
+#[derive(Clone)]
 pub(crate) struct MadeSegment {
     name: SegmentName,
     bytes: Vec<u8>,

@@ -1,6 +1,7 @@
 //! A server's normal life: restarts, promotions, pushes beside the receiver.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -166,6 +167,59 @@ fn check_promotion(major: u32) {
     assert!(kept());
     cli.run(&["expire", "--keep-full", "1", "--yes"]).ok();
     assert!(!kept(), "{:?}", parts(&cli.repo()));
+}
+
+/// Nobody received while two servers in a row were promoted: the way is known by its histories, and what
+/// is due is still what the archive lacks, on the timelines of then.
+#[test]
+fn a_receiver_that_missed_two_promotions_goes_on_behind_what_the_archive_has() {
+    let mut primary = server().start();
+    let mut standby = standby_of(&mut primary);
+    let cli = Cli::with_repository();
+    let receiver = Receiver::start(&cli, &conninfo(&standby), &[]);
+    receiver.says("streaming timeline 1");
+    // Behind a switch, a standby may send what was in its file before: zeros are archived, as everywhere.
+    let first = switch(&primary);
+    is_archived(&cli, "00000001", &first);
+    assert!(fetched(&cli, &first) == in_pg_wal(&primary, &first), "{first}");
+    receiver.stop();
+
+    write(&primary, 3);
+    let end = primary.sql("select pg_current_wal_flush_lsn()");
+    eventually(
+        || standby.sql(&format!("select pg_last_wal_replay_lsn() >= '{end}'")) == "t",
+        || "the standby catches up".to_owned(),
+    );
+    primary.stop_server();
+    standby.sql("select pg_promote()");
+    write(&standby, 2);
+    standby.stop_server();
+    let signal = standby.data().join("standby.signal");
+    fs::write(&signal, "").unwrap();
+    let owner = standby.data().metadata().unwrap();
+    chown(&signal, Some(owner.uid()), Some(owner.gid())).unwrap();
+    standby.start_server();
+    standby.sql("select pg_promote()");
+    write(&standby, 2);
+    let last = switch(&standby);
+
+    let receiver = Receiver::start(&cli, &conninfo(&standby), &[]);
+    is_archived(&cli, "00000003", &last);
+    let report = receiver.stop();
+    assert_eq!((&report["gaps"], &report["timeline"]), (&serde_json::json!([]), &3.into()), "{report}");
+    let mut numbers = Vec::new();
+    for timeline in ["00000001", "00000002", "00000003"] {
+        for name in archived(&cli, timeline) {
+            assert!(fetched(&cli, &name) == in_pg_wal(&standby, &name), "{name}");
+            numbers.extend(name.get(8..24).map(|number| u64::from_str_radix(number, 16).unwrap()));
+        }
+    }
+    // Where a timeline was left, both have the segment, or its parts.
+    assert!(numbers.windows(2).all(|pair| pair[1] - pair[0] <= 1), "{numbers:?}");
+    assert!(archived(&cli, "00000002").contains(&"00000002.history".to_owned()));
+    assert!(archived(&cli, "00000003").contains(&"00000003.history".to_owned()));
+    let windows = cli.run(&["wal", "windows", "--cluster", "main", "--json"]).ok().json();
+    assert_eq!(windows["problems"], serde_json::json!([]), "{windows}");
 }
 
 fn switch_and_receive(cli: &Cli, cluster: &Cluster) -> String {

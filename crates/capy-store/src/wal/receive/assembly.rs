@@ -7,6 +7,8 @@
 use bytes::Bytes;
 use capy_types::{Lsn, SegmentName, TimelineId};
 
+use super::behind::Behind;
+
 /// What the server sends differs from what was archived of the same segment before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Diverged {
@@ -48,6 +50,7 @@ struct Open {
     durable: usize,
     /// What an earlier run made durable of it, to compare with.
     known: Bytes,
+    behind: Behind,
 }
 
 /// The segments in the making.
@@ -188,7 +191,7 @@ impl Assembly {
 
 impl Open {
     fn new(name: SegmentName, known: Bytes) -> Self {
-        Self { name, bytes: Vec::new(), durable: known.len(), known }
+        Self { name, bytes: Vec::new(), durable: known.len(), known, behind: Behind::default() }
     }
 
     /// From 1 MiB to 1 GiB.
@@ -206,15 +209,18 @@ impl Open {
 
     fn take(&mut self, piece: &[u8]) -> Result<(), Diverged> {
         let at = self.bytes.len();
-        let known = self.known.get(at..).unwrap_or_default();
-        if let Some(n) = known.iter().zip(piece).position(|(known, new)| known != new) {
-            return Err(Diverged { at: plus(self.name.start(), at + n) });
-        }
         if at == 0 {
             // In one go, so that it becomes the segment's bytes without a copy.
             self.bytes.reserve_exact(self.size());
         }
         self.bytes.extend_from_slice(piece);
+        self.behind.clear(&mut self.bytes);
+        let known = self.known.get(at..).unwrap_or_default();
+        let new = self.bytes.get(at..).unwrap_or_default();
+        if let Some(n) = known.iter().zip(new).position(|(known, new)| known != new) {
+            self.bytes.truncate(at);
+            return Err(Diverged { at: plus(self.name.start(), at + n) });
+        }
         if self.bytes.len() >= self.known.len() {
             self.known = Bytes::new();
         }
