@@ -17,4 +17,5 @@ mod removal;
 mod requests;
 mod sequence;
 mod wal;
+mod wal_faults;
 mod wal_parts;

@@ -10,18 +10,18 @@ use capy_types::{
 
 use crate::fixture::{bytes, init, memory_store};
 
-const SYSTEM: SystemId = SystemId::from_u64(7_571_234_567_890_123_456);
+pub(crate) const SYSTEM: SystemId = SystemId::from_u64(7_571_234_567_890_123_456);
 
-fn main_cluster() -> ClusterName {
+pub(crate) fn main_cluster() -> ClusterName {
     "main".parse().unwrap()
 }
 
-fn segment(number: u64) -> SegmentName {
+pub(crate) fn segment(number: u64) -> SegmentName {
     let size = SegmentSize::try_from(1 << 20).unwrap();
     SegmentName::containing(TimelineId::from_u32(1), Lsn::from_u64(number << 20), size)
 }
 
-fn facts(number: u64) -> WalFacts {
+pub(crate) fn facts(number: u64) -> WalFacts {
     let segment = segment(number);
     WalFacts {
         file: segment.into(),
