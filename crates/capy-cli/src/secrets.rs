@@ -39,6 +39,12 @@ pub(crate) fn opening_key(global: &Global) -> anyhow::Result<Key> {
     prompt("Passphrase: ").map(Key::Passphrase)
 }
 
+/// Whether no file is known that opens the repository, so that another process needs to be told the secret.
+pub(crate) fn is_in_no_file(global: &Global) -> bool {
+    let named = global.passphrase_file.is_some() || global.key_file.is_some();
+    !named && path_var("CAPY_PASSPHRASE_FILE").is_none() && path_var("CAPY_KEY_FILE").is_none()
+}
+
 /// Every secret given for a new repository: one slot is made for each. A prompt asks twice.
 pub(crate) fn new_repository_keys(global: &Global) -> anyhow::Result<Vec<Key>> {
     let mut keys = Vec::new();

@@ -16,6 +16,7 @@ use crate::account::{self, WithMemory};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::human::{bytes, duration, rate};
+use crate::secrets;
 use crate::session::Session;
 
 /// Restore a backup into a directory, or as the stream it came from
@@ -121,7 +122,16 @@ pub(crate) async fn run(args: RestoreArgs, session: &mut Session) -> anyhow::Res
             if args.dry_run {
                 return dry_run(&repository, session, &args.backup, options).await;
             }
-            repository.restore(&session.ctx, &args.backup, options).await?
+            let fetches = options.recovery.as_ref().is_some_and(|recovery| !recovery.wal_into);
+            let mut report = repository.restore(&session.ctx, &args.backup, options).await?;
+            if fetches && report.recovery.is_some() && secrets::is_in_no_file(&session.global) {
+                report.notices.push(
+                    "the server opens the repository to fetch WAL: start it with CAPY_PASSPHRASE in its \
+                     environment, or restore with --passphrase-file or --key-file"
+                        .to_owned(),
+                );
+            }
+            report
         }
         (None, Some(tar)) if tar.as_os_str() == "-" => {
             let target = TarTarget::writer(tokio::io::stdout());

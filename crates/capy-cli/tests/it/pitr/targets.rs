@@ -4,7 +4,7 @@ use std::fs;
 use std::thread::sleep;
 use std::time::Duration;
 
-use capy_testkit::postgres::Cluster;
+use capy_testkit::postgres::{Cluster, text};
 
 use super::any_major;
 use super::harness::{
@@ -264,4 +264,24 @@ fn a_point_among_hundreds_of_dropped_tables_is_found() {
     );
     insert_and_archive(&archiving, 2);
     recovers_to(&archiving, &["--target-name", "after_2"], "1 2");
+}
+
+#[test]
+fn a_restore_by_a_passphrase_says_that_the_server_needs_it_too() {
+    let archiving = archiving(any_major(), &[], &[]);
+    archiving.back_up();
+    insert_and_archive(&archiving, 2);
+    let (repo, key) = (archiving.path("repo"), archiving.path("key"));
+    let mut add = archiving.capy(&["--repo", text(&repo), "--key-file", text(&key), "key", "add"]);
+    Archiving::finish(add.env("CAPY_NEW_PASSPHRASE", "a secret")).ok();
+    let told = |name: &str, open: &[&str], options: &[&str]| {
+        let target = archiving.path(name);
+        let restore = ["restore", "main/latest", "--to", text(&target), "--target", "latest", "--json"];
+        let mut command = archiving.capy(&[&["--repo", text(&repo)], open, &restore, options].concat());
+        let report = Archiving::finish(command.env("CAPY_PASSPHRASE", "a secret")).ok().json();
+        report["notices"].to_string().contains("start it with CAPY_PASSPHRASE in its environment")
+    };
+    assert!(told("one", &[], &[]));
+    assert!(!told("two", &["--key-file", text(&key)], &[]), "the command names the file");
+    assert!(!told("three", &[], &["--wal-into"]), "nothing is fetched");
 }
