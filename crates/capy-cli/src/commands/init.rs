@@ -42,8 +42,17 @@ pub(crate) struct InitArgs {
     grid_kib: Option<u32>,
 
     /// Shortest, aimed at and longest chunk of what is cut by content, in KiB [default: 32,64,512]
-    #[arg(long, value_name = "MIN,AVG,MAX", value_delimiter = ',', num_args = 3)]
-    chunk_kib: Option<Vec<u32>>,
+    #[arg(long, value_name = "MIN,AVG,MAX", value_parser = three)]
+    chunk_kib: Option<[u32; 3]>,
+}
+
+/// Three numbers with commas between them.
+fn three(text: &str) -> Result<[u32; 3], String> {
+    let numbers: Vec<u32> = text.split(',').map_while(|number| number.trim().parse().ok()).collect();
+    <[u32; 3]>::try_from(numbers)
+        .ok()
+        .filter(|_| text.split(',').count() == 3)
+        .ok_or_else(|| "expected three numbers, like 32,64,512".to_owned())
 }
 
 impl InitArgs {
@@ -51,8 +60,8 @@ impl InitArgs {
         let bytes = |kib: u32| kib.saturating_mul(1024);
         let mut sizes = ChunkSizes::default();
         sizes.grid_bytes = self.grid_kib.map_or(sizes.grid_bytes, bytes);
-        if let Some([min, avg, max]) = self.chunk_kib.as_deref() {
-            (sizes.min_bytes, sizes.avg_bytes, sizes.max_bytes) = (bytes(*min), bytes(*avg), bytes(*max));
+        if let Some(chosen) = self.chunk_kib {
+            [sizes.min_bytes, sizes.avg_bytes, sizes.max_bytes] = chosen.map(bytes);
         }
         sizes
     }
@@ -87,4 +96,18 @@ pub(crate) async fn run(args: InitArgs, session: &mut Session) -> anyhow::Result
         text
     })?;
     Ok(Exit::Success)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::three;
+
+    #[test]
+    fn three_numbers_are_three_and_nothing_else_is() {
+        assert_eq!(three("32,64,512"), Ok([32, 64, 512]));
+        assert_eq!(three("32, 64, 512"), Ok([32, 64, 512]));
+        for bad in ["", "32", "32,64", "32,64,512,1024", "32,64,512,", "a,b,c", "32;64;512", "-1,2,3"] {
+            assert!(three(bad).is_err(), "{bad:?}");
+        }
+    }
 }

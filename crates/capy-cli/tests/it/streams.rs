@@ -54,6 +54,29 @@ fn the_second_copy_is_almost_free() {
 }
 
 #[test]
+fn sizes_of_chunks_are_those_that_were_chosen_and_impossible_ones_make_no_repository() {
+    let data: Vec<u8> = (0..500_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let chunks = |options: &[&str]| {
+        let cli = Cli::new();
+        cli.run(&[&["init"], options].concat()).ok();
+        let arguments = ["backup", "--cluster", "main", "--stdin-as", "a", "--json"];
+        cli.run_with_input(&arguments, &data).ok().json()["stats"]["chunks"].as_u64().expect("a number")
+    };
+    let (usual, short) = (chunks(&[]), chunks(&["--chunk-kib", "4,8,64"]));
+    assert!(short > 3 * usual, "{short} chunks, {usual} with the sizes that all have");
+    for (options, problem) in [
+        (&["--grid-kib", "12"][..], "not a multiple of 8192"),
+        (&["--grid-kib", "4096"], "at most 2097152 bytes"),
+        (&["--chunk-kib", "64,32,512"], "ascend"),
+    ] {
+        let cli = Cli::new();
+        let refused = cli.run(&[&["init"], options].concat()).with_code(2);
+        assert!(refused.stderr.contains(problem), "{options:?}: {}", refused.stderr);
+        cli.run(&["init"]).ok();
+    }
+}
+
+#[test]
 fn quiet_prints_nothing_and_json_exactly_one_document() {
     let cli = Cli::with_repository();
     let quiet = ["backup", "--cluster", "main", "--stdin-as", "a", "--quiet"];

@@ -109,7 +109,8 @@ async fn changed_pages_take_little_room_and_every_day_reads_back() {
     assert!(delta.0 > 70, "{delta:?}");
     // Manifests and what grew are full.
     assert!(full_after.1 - full.1 < full.1 / 3, "{full:?} {full_after:?}");
-    assert!(delta.1 < full.1 / 10, "five days of deltas: {delta:?}, {full:?}");
+    // What the last cell of a file grew by is in its delta.
+    assert!(delta.1 < full.1 / 6, "five days of deltas: {delta:?}, {full:?}");
     for n in 0..=5 {
         check_whole(&repo, &n.to_string(), &day(n)).await;
     }

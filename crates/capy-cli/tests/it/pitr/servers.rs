@@ -2,6 +2,7 @@
 //! tablespaces, standbys.
 
 use std::fs;
+use std::process::Stdio;
 
 use capy_testkit::postgres::text;
 
@@ -159,6 +160,30 @@ on_each_major! {
             copy.start_server();
             check_promoted(&copy, expected, "from a standby's backup");
         }
+    }
+}
+
+on_each_major! {
+    fn a_standby_that_is_promoted_while_it_is_backed_up_leaves_no_backup(major) {
+        let archiving = archiving(major, &[], &[]);
+        archiving.back_up();
+        let conninfo = archiving.conninfo();
+        let standby = start(&archiving, "main/latest", &["--standby", "--primary-conninfo", &conninfo]);
+        until("it follows", || rows(&standby) == "1");
+        let listed = archiving.run(&["list", "--json"]).ok().json();
+        let from = format!("{} user=postgres", standby.address());
+        // Slow enough that it is not over before the promotion.
+        let slowly = ["backup", "--cluster", "main", "--pg", &from, "--read-rate", "4M", "--json"];
+        let mut command = archiving.command(&slowly);
+        let backup = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("started");
+        let phase = "select phase from pg_stat_progress_basebackup";
+        until("it is being sent", || standby.sql(phase) == "streaming database files");
+        standby.sql("select pg_promote()");
+        let ended = backup.wait_with_output().expect("ended");
+        let said = String::from_utf8_lossy(&ended.stdout).into_owned() + &String::from_utf8_lossy(&ended.stderr);
+        assert!(!ended.status.success(), "PostgreSQL {major}: {said}");
+        assert!(said.contains("promoted during online backup"), "PostgreSQL {major}: {said}");
+        assert_eq!(archiving.run(&["list", "--json"]).ok().json(), listed, "PostgreSQL {major}");
     }
 }
 

@@ -55,6 +55,29 @@ fn check_streaming(major: u32) {
 }
 
 #[test]
+fn a_receiver_that_begins_behind_the_newest_backup_names_the_wal_between() {
+    let cluster = server().start();
+    let cli = Cli::with_repository();
+    let backup = cli.run(&["backup", "--cluster", "main", "--pg", &conninfo(&cluster), "--json"]).ok().json();
+    write(&cluster, 3);
+    switch(&cluster);
+    // A new slot keeps WAL from the last checkpoint on.
+    cluster.sql("checkpoint");
+    let receiver = Receiver::start(&cli, &conninfo(&cluster), &SLOT);
+    receiver.says("the newest base backup ends before the WAL that is received now");
+    let report = receiver.stop();
+    assert_eq!(report["gaps"].as_array().unwrap().len(), 1, "{report}");
+    assert_eq!(report["gaps"][0]["from"], backup["backup"]["stop_lsn"], "{report}");
+    // A new backup is what it advises, and nothing is missing behind that.
+    cli.run(&["backup", "--cluster", "main", "--pg", &conninfo(&cluster), "--quiet"]).ok();
+    write(&cluster, 1);
+    let until = cluster.sql("select pg_current_wal_flush_lsn()");
+    let report =
+        Receiver::start(&cli, &conninfo(&cluster), &["--slot", "capy", "--until-lsn", &until]).ends(0);
+    assert_eq!(report["gaps"], serde_json::json!([]), "{report}");
+}
+
+#[test]
 fn a_receiver_that_is_killed_goes_on_without_a_gap() {
     let cluster = server().start();
     let cli = Cli::with_repository();

@@ -72,8 +72,11 @@ pub(super) struct Stretch<'a> {
 }
 
 impl Stretch<'_> {
-    /// Reads it.
+    /// Reads it; of nothing there are no parts.
     pub(super) fn read(&self, rules: &ReadRules, pool: &BufferPool) -> io::Result<Vec<Part>> {
+        if self.length == 0 {
+            return Ok(Vec::new());
+        }
         let buffer = pool.take();
         match (rules.cells(), self.first_block) {
             (Some((recognizer, bytes)), Some(_)) => self.read_cells(rules, recognizer, bytes, buffer),
