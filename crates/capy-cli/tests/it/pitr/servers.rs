@@ -2,7 +2,6 @@
 //! tablespaces, standbys.
 
 use std::fs;
-use std::process::Stdio;
 
 use capy_testkit::postgres::text;
 
@@ -174,15 +173,16 @@ on_each_major! {
         let from = format!("{} user=postgres", standby.address());
         // Slow enough that it is not over before the promotion.
         let slowly = ["backup", "--cluster", "main", "--pg", &from, "--read-rate", "4M", "--json"];
-        let mut command = archiving.command(&slowly);
-        let backup = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("started");
-        let phase = "select phase from pg_stat_progress_basebackup";
-        until("it is being sent", || standby.sql(phase) == "streaming database files");
-        standby.sql("select pg_promote()");
-        let ended = backup.wait_with_output().expect("ended");
-        let said = String::from_utf8_lossy(&ended.stdout).into_owned() + &String::from_utf8_lossy(&ended.stderr);
-        assert!(!ended.status.success(), "PostgreSQL {major}: {said}");
-        assert!(said.contains("promoted during online backup"), "PostgreSQL {major}: {said}");
+        let ended = std::thread::scope(|scope| {
+            let backup = scope.spawn(|| archiving.run(&slowly));
+            let phase = "select phase from pg_stat_progress_basebackup";
+            until("it is being sent", || standby.sql(phase) == "streaming database files");
+            standby.sql("select pg_promote()");
+            backup.join().expect("it ends")
+        });
+        let message = ended.json()["error"]["message"].to_string();
+        assert!(ended.code != 0, "PostgreSQL {major}");
+        assert!(message.contains("promoted during online backup"), "PostgreSQL {major}: {message}");
         assert_eq!(archiving.run(&["list", "--json"]).ok().json(), listed, "PostgreSQL {major}");
     }
 }
