@@ -8,7 +8,7 @@ use std::process::Stdio;
 use serde_json::Value;
 
 use crate::documents::is_documented;
-use crate::harness::{Cli, snapshot};
+use crate::harness::{Cli, noise, snapshot};
 
 /// Length of the stream that is backed up each day.
 const LENGTH: usize = 12 << 20;
@@ -17,14 +17,7 @@ const CHANGED_EVERY: usize = 200_000;
 
 /// The stream after `day` days: a generator's own bytes, which do not compress, with some replaced.
 fn day(day: u64) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    };
-    let mut data: Vec<u8> = (0..LENGTH / 8).flat_map(|_| next()).collect();
+    let mut data = noise(LENGTH);
     for change in data.chunks_exact_mut(CHANGED_EVERY) {
         change[500..508].copy_from_slice(&day.to_le_bytes());
     }

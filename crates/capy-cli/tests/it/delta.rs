@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::documents::is_documented;
-use crate::harness::Cli;
+use crate::harness::{Cli, noise};
 use crate::postgres::{add_tablespaces, fill, proves_whole, rows};
 use crate::server::{Server, open_to_all, text};
 
@@ -186,15 +186,7 @@ fn rates_are_taken_with_units_and_refused_without_sense() {
 #[test]
 fn what_a_backup_waited_for_is_told() {
     let cli = Cli::with_repository();
-    // A generator's own bytes (xorshift64): nothing to compress.
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    };
-    let data: Vec<u8> = (0..1 << 19).flat_map(|_| next()).collect();
+    let data = noise(8 << 19);
     for (rate, expected) in [("--upload-rate", "store"), ("--read-rate", "source")] {
         let backup = ["backup", "--cluster", "main", "--stdin-as", "x", "--json", rate, "4M"];
         let limits = &cli.run_with_input(&backup, &data).ok().json()["limits"];

@@ -143,6 +143,18 @@ impl Run {
     }
 }
 
+/// A generator's own bytes (xorshift64), always the same: nothing to compress. `length` is a multiple of 8.
+pub(crate) fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    (0..length / 8).flat_map(|_| next()).collect()
+}
+
 /// All files below `directory` with their bytes, to see whether anything changed.
 pub(crate) fn snapshot(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut found = Vec::new();
