@@ -12,12 +12,11 @@
 //! | `lock` | held while a worker runs |
 //! | `wanted` | the last segment that was asked for and found |
 //! | `.SEGMENT.part` | the worker is at this one |
-//! | `SEGMENT` | fetched whole, checked against its content id |
-//! | `.SEGMENT.sum` | checksums of its blocks |
+//! | `SEGMENT.SUM` | fetched whole, checked against its content id, of this sum |
 //!
 //! Invariants: a segment is there whole or not at all, and only under the directory of its cluster
 //! and repository; before it is used its header must say the same timeline, address and size as its
-//! name and length, and every byte must still be under the checksum it had. That a file is absent is
+//! name and length, and its bytes must still be of the sum it had. That a file is absent is
 //! never written down and never said from here: that is the archive's own word, asked anew each time.
 
 mod follow;

@@ -44,7 +44,7 @@ use serde::Serialize;
 use crate::{Error, Location, Result};
 
 use note::{Acknowledgement, Failure, Holder};
-pub(super) use note::{is_at, open_lock, replace, replace_with, sweep};
+pub(super) use note::{is_at, open_lock};
 use source::SourceId;
 pub(super) use status::free_bytes;
 pub use status::{

@@ -2,7 +2,7 @@
 //!
 //! Invariants: at most the budget's segments are there or being fetched, one at least; never more
 //! than [`AT_ONCE_MAX`] at once, nor more bytes than [`AT_ONCE_MAX_BYTES`] unless one segment is
-//! larger. Where the archive ends is known only until the next request.
+//! larger. Where the archive ends is asked anew with each request.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use super::super::spool::{free_bytes, is_at, open_lock};
+use super::shelf::Request;
 use super::{AheadBudget, AheadReport, FetchAhead};
 use crate::repository::cancellable;
 use crate::{Error, Repository, Result};
@@ -52,11 +53,12 @@ struct Follower<'a> {
     /// Segments fetched at once.
     jobs: usize,
     /// The last request.
-    wanted: Option<SegmentName>,
-    stamp: Option<(u64, i64, i64)>,
+    request: Option<Request>,
     last_request: Instant,
-    /// The first segment the archive does not have, as of the last request.
+    /// The first segment the archive did not have.
     absent: Option<SegmentName>,
+    /// Whether it may be asked for that one again: once for each request.
+    may_have_come: bool,
     fetches: JoinSet<Fetched>,
     flushes: JoinSet<()>,
     coming: BTreeSet<SegmentName>,
@@ -87,10 +89,10 @@ pub(super) async fn run(
         size,
         window: budget.segments(size),
         jobs: (2 * std::thread::available_parallelism().map_or(1, usize::from)).min(AT_ONCE_MAX),
-        wanted: None,
-        stamp: None,
+        request: None,
         last_request: Instant::now(),
         absent: None,
+        may_have_come: false,
         fetches: JoinSet::new(),
         flushes: JoinSet::new(),
         coming: BTreeSet::new(),
@@ -147,6 +149,7 @@ impl Follower<'_> {
                     match outcome {
                         Ok(Found::Here) => {
                             self.report.fetched += 1;
+                            self.absent = self.absent.filter(|absent| *absent != segment);
                             self.flush(segment);
                         }
                         Ok(Found::Absent) => {
@@ -163,18 +166,22 @@ impl Follower<'_> {
 
     /// Takes note of a new request.
     fn look(&mut self) {
-        let stamp = self.ahead.want_stamp();
-        if stamp != self.stamp {
-            self.stamp = stamp;
-            self.wanted = self.ahead.wanted(self.size);
+        let request = self.ahead.request(self.size);
+        if let Some(new) = request
+            && request != self.request
+        {
+            self.request = request;
             self.last_request = Instant::now();
-            self.absent = None;
+            let is_ahead =
+                |absent: &SegmentName| absent.timeline() == new.segment.timeline() && *absent > new.segment;
+            self.absent = self.absent.filter(is_ahead);
+            self.may_have_come = true;
         }
     }
 
     /// Begins to fetch what is missing behind the last request, as far as there is room.
     fn refill(&mut self) -> Result<()> {
-        let Some(wanted) = self.wanted else { return Ok(()) };
+        let Some(Request { segment: wanted, .. }) = self.request else { return Ok(()) };
         let present: BTreeSet<SegmentName> = self.ahead.present(self.size)?.into_iter().collect();
         let last = wanted.number() + self.window;
         let ahead_of = |segment: &SegmentName| {
@@ -193,7 +200,8 @@ impl Follower<'_> {
         let mut segment = wanted;
         while segment.number() < last && held < self.window && self.has_hands() {
             segment = segment.next();
-            if self.absent.is_some_and(|absent| absent.timeline() == segment.timeline() && absent <= segment)
+            if let Some(absent) = self.absent
+                && (absent < segment || (absent == segment && !self.may_have_come))
             {
                 break;
             }
@@ -204,6 +212,7 @@ impl Follower<'_> {
             if free_bytes(&self.ahead.target)? < 2 * self.window.saturating_mul(self.size.bytes()) {
                 break;
             }
+            self.may_have_come &= self.absent != Some(segment);
             self.begin(segment);
             held += 1;
         }
@@ -247,7 +256,7 @@ impl Follower<'_> {
             self.ahead.clear();
             return Ok(());
         }
-        let Some(wanted) = self.wanted else { return Ok(()) };
+        let Some(Request { segment: wanted, .. }) = self.request else { return Ok(()) };
         for segment in present.into_iter().filter(|segment| segment.number() <= wanted.number()) {
             self.report.removed += u64::from(self.ahead.remove(segment));
         }
@@ -256,11 +265,10 @@ impl Follower<'_> {
 }
 
 fn fetch(ahead: &FetchAhead, repository: &Repository, runtime: &Handle, file: &WalFile) -> Result<Found> {
-    let failed = |error| ahead.failed(&format!("write {file} in"), error);
-    ahead.begin(file).map_err(failed)?;
+    let part = ahead.begin(file)?;
     match runtime.block_on(repository.repo.open_wal(&ahead.cluster, file)) {
         Ok(content) => {
-            ahead.put(file, content.size_bytes(), |sink| content.unpack(sink))?;
+            ahead.put(file, part, content.size_bytes(), |sink| content.unpack(sink))?;
             Ok(Found::Here)
         }
         Err(error) if error.is_missing_object() => Ok(Found::Absent),

@@ -2,15 +2,15 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use capy_postgres::wal;
 use capy_repo::RepoError;
 use capy_types::{SegmentName, SegmentSize, WalFile};
+use sha2::{Digest, Sha256};
 
 use super::super::fetch::make_room;
-use super::super::spool::{replace, replace_with, sweep};
 use super::FetchAhead;
 use crate::Result;
 
@@ -18,6 +18,16 @@ use crate::Result;
 const HEAD_BYTES: u64 = 40;
 /// Bytes that have a sum of their own: few enough for the processor's second-level cache.
 const SUM_BLOCK_BYTES: usize = 256 * 1024;
+/// Hex digits of a segment's sum.
+const SUM_DIGITS: usize = 16;
+
+/// A segment that was asked for, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Request {
+    pub(super) segment: SegmentName,
+    /// Seconds and nanoseconds, as coarse as the file system's clock.
+    at: (i64, i64),
+}
 
 impl FetchAhead {
     pub(super) fn make_directory(&self) -> Result<()> {
@@ -30,80 +40,61 @@ impl FetchAhead {
         above.and_then(|()| make(&self.directory)).map_err(|error| self.failed("make", error))
     }
 
-    /// The segment that was last asked for and found.
-    pub(super) fn wanted(&self, size: SegmentSize) -> Option<SegmentName> {
-        let mut text = String::new();
-        File::open(self.directory.join("wanted")).ok()?.take(64).read_to_string(&mut text).ok()?;
-        SegmentName::parse(&text, size).ok()
+    /// What was last asked for and found.
+    pub(super) fn request(&self, size: SegmentSize) -> Option<Request> {
+        let (mut text, file) = (String::new(), File::open(self.wanted()).ok()?);
+        let meta = file.metadata().ok()?;
+        file.take(64).read_to_string(&mut text).ok()?;
+        let segment = SegmentName::parse(&text, size).ok()?;
+        Some(Request { segment, at: (meta.mtime(), meta.mtime_nsec()) })
     }
 
-    /// Says that a segment was asked for and found.
+    /// Says that a segment was asked for and found. In place, without a new file for each: whoever reads
+    /// a name that is half another one would fetch what is not needed, at worst.
     pub(super) fn want(&self, file: &WalFile) -> std::io::Result<()> {
-        replace(&self.directory, "wanted", file.as_str().as_bytes())
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        options.open(self.wanted())?.write_all_at(file.as_str().as_bytes(), 0)
     }
 
-    /// Which writing of that this is.
-    pub(super) fn want_stamp(&self) -> Option<(u64, i64, i64)> {
-        let meta = std::fs::metadata(self.directory.join("wanted")).ok()?;
-        Some((meta.ino(), meta.mtime(), meta.mtime_nsec()))
+    fn wanted(&self) -> PathBuf {
+        self.directory.join("wanted")
     }
 
     pub(super) fn part(&self, file: &WalFile) -> PathBuf {
         self.directory.join(format!(".{file}.part"))
     }
 
-    fn whole(&self, file: &WalFile) -> PathBuf {
-        self.directory.join(file.as_str())
-    }
-
-    /// The sums of a segment as it was when it came out of the archive.
-    fn sum(&self, file: &WalFile) -> PathBuf {
-        self.directory.join(format!(".{file}.sum"))
+    /// A segment that is there whole, and the sum of its bytes as they came out of the archive.
+    fn whole(&self, file: &WalFile) -> Option<(PathBuf, String)> {
+        let mut entries = std::fs::read_dir(&self.directory).ok()?.flatten();
+        entries.find_map(|entry| {
+            let name = entry.file_name();
+            let sum = name.to_str()?.strip_prefix(file.as_str())?.strip_prefix('.')?;
+            Some((entry.path(), sum.to_owned()))
+        })
     }
 
     /// Renames a whole segment to `target` and returns its length in bytes. `None` when there is
     /// none, or none that may be used.
     pub(super) fn move_into_place(&self, file: &WalFile, target: &Path) -> Option<u64> {
-        let path = self.whole(file);
+        let (path, sum) = self.whole(file)?;
         let mut opened = File::open(&path).ok()?;
-        match check(&mut opened, file).and_then(|size| self.check_content(&mut opened, file).map(|()| size)) {
+        match check(&mut opened, file).and_then(|size| check_content(&mut opened, &sum).map(|()| size)) {
             Ok(size) => {
                 let flushed = if Self::is_for_recovery(target) { Ok(()) } else { opened.sync_all() };
                 // Said before it is moved: the worker must not see it gone and fetch it again.
                 let moved =
                     flushed.and_then(|()| self.want(file)).and_then(|()| std::fs::rename(&path, target));
                 moved.inspect_err(|error| tracing::debug!(%file, %error, "cannot be moved")).ok()?;
-                let _ = std::fs::remove_file(self.sum(file));
                 Some(size)
             }
             Err(problem) => {
                 tracing::warn!(%file, problem, "fetched ahead, but not used");
                 let _ = std::fs::remove_file(&path);
-                let _ = std::fs::remove_file(self.sum(file));
                 None
             }
         }
-    }
-
-    /// Whether the bytes are still those that were put there: a disk or a person may have changed
-    /// them since they were checked against the archive's content id.
-    fn check_content(&self, opened: &mut File, file: &WalFile) -> std::result::Result<(), String> {
-        let io = |error: std::io::Error| error.to_string();
-        let expected =
-            std::fs::read_to_string(self.sum(file)).map_err(|error| format!("no sums of it: {error}"))?;
-        opened.rewind().map_err(io)?;
-        let (mut sums, mut block) = (Sums::default(), vec![0; SUM_BLOCK_BYTES]);
-        loop {
-            let read = opened.read(&mut block).map_err(io)?;
-            if read == 0 {
-                break;
-            }
-            sums.add(block.get(..read).unwrap_or_default());
-        }
-        if sums.finish() != expected {
-            return Err("its content is not what was fetched".to_owned());
-        }
-        Ok(())
     }
 
     /// The segments that are there whole.
@@ -112,42 +103,38 @@ impl FetchAhead {
         let mut found = Vec::new();
         for entry in std::fs::read_dir(&self.directory).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
-            found.extend(name.to_str().and_then(|name| SegmentName::parse(name, size).ok()));
+            let segment = name.to_str().and_then(|name| name.split_once('.')).map(|(segment, _)| segment);
+            found.extend(segment.and_then(|segment| SegmentName::parse(segment, size).ok()));
         }
         Ok(found)
     }
 
-    /// Says that a segment is being fetched.
-    pub(super) fn begin(&self, file: &WalFile) -> std::io::Result<()> {
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(self.part(file))?;
-        Ok(())
+    /// Says that a segment is being fetched, and gives the file to write it to.
+    pub(super) fn begin(&self, file: &WalFile) -> Result<File> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        options.open(self.part(file)).map_err(|error| self.failed(&format!("make {file} in"), error))
     }
 
-    /// Puts a segment there, whose bytes `fill` gives: written, renamed. Its sums come first: one without
-    /// them is not used, nor one that a crash of the machine left with other bytes. So nobody waits until
-    /// it is on disk; see [`flush`](Self::flush).
+    /// Puts a segment there that was [begun](Self::begin), whose bytes `fill` gives: written, renamed. Its
+    /// new name holds its sum, so that what a crash of the machine left with other bytes is not used, and
+    /// nobody waits until it is on disk; see [`flush`](Self::flush).
     pub(super) fn put(
         &self,
         file: &WalFile,
+        mut part: File,
         size_bytes: u64,
         fill: impl FnOnce(&mut dyn FnMut(&[u8]) -> std::io::Result<()>) -> std::result::Result<(), RepoError>,
     ) -> Result<()> {
-        let written = replace_with(&self.directory, file.as_str(), |new| {
-            let mut sums = Sums::default();
-            make_room(new, size_bytes);
-            fill(&mut |block| {
-                sums.add(block);
-                new.write_all(block)
-            })?;
-            let sums = sums.finish();
-            Ok(replace(&self.directory, &format!(".{file}.sum"), sums.as_bytes())?)
-        });
-        written.map_err(|failed| match failed {
-            PutError::Repo(error) => error.into(),
-            PutError::Io(error) => self.failed(&format!("write {file} in"), error),
+        let mut sums = Sums::default();
+        make_room(&part, size_bytes);
+        fill(&mut |block| {
+            sums.add(block);
+            part.write_all(block)
         })?;
-        self.abandon(file);
-        Ok(())
+        let whole = self.directory.join(format!("{file}.{}", sums.finish()));
+        std::fs::rename(self.part(file), whole)
+            .map_err(|error| self.failed(&format!("rename {file} in"), error))
     }
 
     /// No longer being fetched.
@@ -159,7 +146,7 @@ impl FetchAhead {
     /// the system says so once, and the server's own flush might not hear of it.
     pub(super) fn flush(&self, segment: SegmentName) {
         let file = WalFile::from(segment);
-        let Ok(opened) = File::open(self.whole(&file)) else { return };
+        let Some(opened) = self.whole(&file).and_then(|(path, _)| File::open(path).ok()) else { return };
         if let Err(error) = opened.sync_all() {
             tracing::warn!(%file, %error, "fetched ahead, but the disk does not take it");
             self.remove(segment);
@@ -167,21 +154,13 @@ impl FetchAhead {
     }
 
     pub(super) fn remove(&self, segment: SegmentName) -> bool {
-        let file = segment.into();
-        let removed = std::fs::remove_file(self.whole(&file)).is_ok();
-        let _ = std::fs::remove_file(self.sum(&file));
-        removed
+        self.whole(&segment.into()).is_some_and(|(path, _)| std::fs::remove_file(path).is_ok())
     }
 
     /// Removes what killed workers were at. Only for the one that holds the lock.
     pub(super) fn sweep(&self) {
-        sweep(&self.directory);
         for entry in std::fs::read_dir(&self.directory).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let Some(name) = name.to_str() else { continue };
-            let hashed = name.strip_prefix('.').and_then(|name| name.strip_suffix(".sum"));
-            let is_orphan = hashed.is_some_and(|segment| !self.directory.join(segment).exists());
-            if name.ends_with(".part") || is_orphan {
+            if entry.file_name().to_str().is_some_and(|name| name.ends_with(".part")) {
                 let _ = std::fs::remove_file(entry.path());
             }
         }
@@ -204,30 +183,12 @@ impl FetchAhead {
     }
 }
 
-/// Why a segment cannot be put there.
-enum PutError {
-    Repo(RepoError),
-    Io(std::io::Error),
-}
-
-impl From<RepoError> for PutError {
-    fn from(error: RepoError) -> Self {
-        Self::Repo(error)
-    }
-}
-
-impl From<std::io::Error> for PutError {
-    fn from(error: std::io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-/// CRC-32C of each block of a segment, which comes in pieces of any size. They tell accidents, as the
-/// content id in the archive tells everything, at a quarter of the time: whoever may write here may
-/// write what the server reads anyway.
+/// The sum of a segment, which comes in pieces of any size: the CRC-32C of each block, hashed. It tells
+/// accidents, as the content id in the archive tells everything, at a quarter of the time: whoever may write
+/// here may write what the server reads anyway.
 #[derive(Default)]
 struct Sums {
-    text: String,
+    blocks: Sha256,
     /// Of the block that is not whole yet, and its length so far.
     sum: u32,
     length: usize,
@@ -247,17 +208,35 @@ impl Sums {
     }
 
     fn end_block(&mut self) {
-        self.text.push_str(&format!("{:08x}", self.sum));
+        self.blocks.update(self.sum.to_le_bytes());
         (self.sum, self.length) = (0, 0);
     }
 
-    /// All of them in hex, one after the other.
+    /// In hex.
     fn finish(mut self) -> String {
         if self.length > 0 {
             self.end_block();
         }
-        self.text
+        let mut text = hex::encode(self.blocks.finalize());
+        text.truncate(SUM_DIGITS);
+        text
     }
+}
+
+/// Whether the bytes are still those that were put there: a disk or a person may have changed them since
+/// they were checked against the archive's content id.
+fn check_content(opened: &mut File, expected: &str) -> std::result::Result<(), String> {
+    let io = |error: std::io::Error| error.to_string();
+    opened.rewind().map_err(io)?;
+    let (mut sums, mut block) = (Sums::default(), vec![0; SUM_BLOCK_BYTES]);
+    loop {
+        let read = opened.read(&mut block).map_err(io)?;
+        if read == 0 {
+            break;
+        }
+        sums.add(block.get(..read).unwrap_or_default());
+    }
+    if sums.finish() == expected { Ok(()) } else { Err("its content is not what was fetched".to_owned()) }
 }
 
 /// Whether the file is the segment its name says, by its header and length; returns the length.

@@ -97,6 +97,15 @@ impl Recovery {
         present
     }
 
+    /// The names in the hidden directory, in order.
+    fn shelf(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.ahead().log().parent().expect("above")).expect("read");
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.expect("read").file_name().into_string().expect("text")).collect();
+        names.sort();
+        names
+    }
+
     async fn until(&self, what: impl Fn(&[SegmentName]) -> bool) {
         for _ in 0..2000 {
             if what(&self.present()) {
@@ -114,7 +123,8 @@ fn put(ahead: &FetchAhead, file: &WalFile, bytes: &[u8]) {
         bytes.chunks(100_000).for_each(|piece| sink(piece).expect("written"));
         Ok(())
     };
-    ahead.put(file, bytes.len() as u64, fill).expect("put");
+    let part = ahead.begin(file).expect("begun");
+    ahead.put(file, part, bytes.len() as u64, fill).expect("put");
 }
 
 fn cluster() -> ClusterName {
@@ -216,30 +226,30 @@ async fn what_is_not_the_segment_its_name_says_is_never_used() {
     }
     // The right header with one bit of the rest turned, wherever it is; and one nobody vouches for.
     let shelf = |name: String| ahead.log().with_file_name(name);
+    let whole = || recovery.shelf().into_iter().find(|name| name.starts_with("0000")).expect("there");
     for at in [40, 8191, 8192, SIZE as usize / 2, SIZE as usize - 1] {
         put(&ahead, &segment(1, 2).into(), &right);
         let mut damaged = right.to_vec();
         damaged[at] ^= 0x10;
-        std::fs::write(shelf(segment(1, 2).to_string()), damaged).expect("written");
+        std::fs::write(shelf(whole()), damaged).expect("written");
         let (was_ahead, fetched) = recovery.fetch(segment(1, 2)).await.expect("archived");
         assert!(!was_ahead && fetched == right, "byte {at}");
     }
-    // What a crash of the machine leaves, since nothing here is flushed: zeros behind what was written
-    // back, or sums that were not.
-    for (written, sums) in [(8192, None), (SIZE as usize - 4096, None), (SIZE as usize, Some(""))] {
+    // What a crash of the machine leaves, since nothing here is flushed: zeros behind what was written back.
+    for written in [8192, SIZE as usize - 4096] {
         put(&ahead, &segment(1, 2).into(), &right);
         let mut left = right[..written].to_vec();
         left.resize(SIZE as usize, 0);
-        std::fs::write(shelf(segment(1, 2).to_string()), left).expect("written");
-        if let Some(sums) = sums {
-            std::fs::write(shelf(format!(".{}.sum", segment(1, 2))), sums).expect("written");
-        }
+        std::fs::write(shelf(whole()), left).expect("written");
         let (was_ahead, fetched) = recovery.fetch(segment(1, 2)).await.expect("archived");
         assert!(!was_ahead && fetched == right, "{written} bytes written");
     }
-    put(&ahead, &segment(1, 2).into(), &right);
-    std::fs::remove_file(shelf(format!(".{}.sum", segment(1, 2)))).expect("removed");
-    assert!(!recovery.fetch(segment(1, 2)).await.expect("archived").0);
+    for sum in [".", ".0123456789abcdef", ""] {
+        put(&ahead, &segment(1, 2).into(), &right);
+        std::fs::rename(shelf(whole()), shelf(format!("{}{sum}", segment(1, 2)))).expect("renamed");
+        assert!(!recovery.fetch(segment(1, 2)).await.expect("archived").0, "{sum:?}");
+    }
+    std::fs::remove_file(shelf(whole())).expect("the one without a sum");
     // Other archives have other directories.
     put(&ahead, &segment(1, 2).into(), &right);
     let target = recovery.pgwal().join("RECOVERYXLOG");
@@ -321,18 +331,15 @@ async fn what_a_killed_worker_left_is_cleared_by_the_next_one() {
     let ahead = recovery.ahead();
     ahead.make_directory().expect("made");
     ahead.begin(&segment(1, 2).into()).expect("begun");
-    std::fs::write(ahead.log().with_file_name(format!(".{}.sum", segment(1, 3))), "half").expect("written");
-    std::fs::write(ahead.log().with_file_name(format!(".new.{}.0", i32::MAX - 1)), "half").expect("written");
+    ahead.begin(&segment(1, 9).into()).expect("begun");
     // Nobody is at it, so that nobody waits for it.
     assert!(!recovery.fetch(segment(1, 1)).await.expect("archived").0);
     std::fs::write(recovery.dir.path().join("standby.signal"), "").expect("written");
     let report = recovery.run(AheadBudget::Segments(4)).await;
-    let left = std::fs::read_dir(ahead.log().parent().expect("above")).expect("read");
-    let mut left: Vec<_> = left.map(|e| e.expect("read").file_name().into_string().expect("text")).collect();
-    left.sort();
-    let sums = [2, 3].map(|n| format!(".{}.sum", segment(1, n)));
-    let whole = [2, 3].map(|n| segment(1, n).to_string());
-    assert_eq!(left, [&sums[..], &whole, &["lock".to_owned(), "wanted".to_owned()]].concat());
+    let [second, third, lock, wanted] = &recovery.shelf()[..] else { panic!("{:?}", recovery.shelf()) };
+    assert_eq!((lock.as_str(), wanted.as_str()), ("lock", "wanted"));
+    assert!(second.starts_with(segment(1, 2).to_string().as_str()));
+    assert!(third.starts_with(segment(1, 3).to_string().as_str()));
     assert_eq!(report.expect("no fault").fetched, 2);
 }
 

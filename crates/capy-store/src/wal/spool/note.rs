@@ -187,24 +187,15 @@ pub(in crate::wal) fn is_at(lock: &File, path: &Path) -> bool {
 
 /// Writes `directory/name` so that every process finds it whole or as it was before. Nothing is flushed:
 /// after a crash of the machine it may be lost, or be there with other content.
-pub(in crate::wal) fn replace(directory: &Path, name: &str, content: &[u8]) -> std::io::Result<()> {
-    replace_with(directory, name, |file| file.write_all(content))
-}
-
-/// As [`replace`], with what `fill` writes.
-pub(in crate::wal) fn replace_with<E: From<std::io::Error>>(
-    directory: &Path,
-    name: &str,
-    fill: impl FnOnce(&mut File) -> std::result::Result<(), E>,
-) -> std::result::Result<(), E> {
+fn replace(directory: &Path, name: &str, content: &[u8]) -> std::io::Result<()> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let ordinal = NEXT.fetch_add(1, Ordering::Relaxed);
     let temporary = directory.join(format!("{TEMPORARY}{}.{ordinal}", std::process::id()));
     let write = || {
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        fill(&mut file)?;
-        Ok(std::fs::rename(&temporary, directory.join(name))?)
+        file.write_all(content)?;
+        std::fs::rename(&temporary, directory.join(name))
     };
     write().inspect_err(|_| {
         let _ = std::fs::remove_file(&temporary);
@@ -215,7 +206,7 @@ pub(in crate::wal) fn replace_with<E: From<std::io::Error>>(
 const TEMPORARY: &str = ".new.";
 
 /// Removes what writers left that were killed.
-pub(in crate::wal) fn sweep(directory: &Path) {
+pub(super) fn sweep(directory: &Path) {
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.file_name().to_str().is_some_and(writer_is_gone) {
             let _ = std::fs::remove_file(entry.path());
