@@ -1,12 +1,9 @@
 //! What of a restored directory's settings surprises whoever starts it.
 
-use super::conf::{Configuration, Setting, lines};
+use super::conf::Configuration;
 use crate::server::{Advice, Severity, advice_of};
 
-/// The lines that name further files.
-const INCLUDES: [&str; 3] = ["include", "include_if_exists", "include_dir"];
-
-/// Looks at settings that [`super::edit_auto_conf`] leaves alone.
+/// Looks at settings that [`super::edit_auto_conf`] and [`super::forbid_archiving`] leave alone.
 #[must_use]
 pub fn recovery_advice(existing: Configuration<'_>) -> Vec<Advice> {
     let mut all = Vec::new();
@@ -32,8 +29,7 @@ pub fn recovery_advice(existing: Configuration<'_>) -> Vec<Advice> {
             ),
         ));
     }
-    let included = lines(existing.postgresql_conf).filter_map(Setting::of);
-    for setting in included.filter(|setting| INCLUDES.iter().any(|name| setting.is(name))) {
+    for setting in existing.includes() {
         all.push(advice_of(
             Severity::Note,
             &String::from_utf8_lossy(setting.name()),

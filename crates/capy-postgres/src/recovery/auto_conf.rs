@@ -13,9 +13,9 @@ use super::plan::{RecoveryPlan, RecoveryPlanError, RecoveryTarget, TargetAction,
 mod tests;
 
 /// The lines around what is written.
-const FIRST_LINE: &str = "# capy-store: settings of a recovery, replaced by the next restore. The copy does not \
+const FIRST_LINE: &str = "# capy-store: settings of a restored copy, replaced by the next restore. The copy does not \
                           archive; to let it, give it an archive of its own.";
-const LAST_LINE: &str = "# capy-store: end of the settings of a recovery";
+const LAST_LINE: &str = "# capy-store: end of the settings of a restored copy";
 
 /// What every target's setting begins with.
 const TARGET_PREFIX: &[u8] = b"recovery_target";
@@ -80,16 +80,43 @@ pub fn edit_auto_conf(
         block.set("promote_trigger_file", "");
     }
     block.set_target(plan);
-    let mut edited: Vec<u8> = conf::lines(&foreign)
-        .filter(|line| !Setting::of(line).is_some_and(|setting| block.replaces(setting)))
-        .flatten()
-        .copied()
-        .collect();
-    if edited.last().is_some_and(|last| *last != b'\n') {
-        edited.push(b'\n');
+    let kept = conf::lines(&foreign)
+        .filter(|line| !Setting::of(line).is_some_and(|setting| block.replaces(setting)));
+    Ok(with_block(kept, &block))
+}
+
+/// These lines, and the block behind them.
+fn with_block<'a>(lines: impl Iterator<Item = &'a [u8]>, block: &Block) -> Vec<u8> {
+    let mut file: Vec<u8> = lines.flatten().copied().collect();
+    if file.last().is_some_and(|last| *last != b'\n') {
+        file.push(b'\n');
     }
-    edited.extend(block.text().bytes());
-    Ok(edited)
+    file.extend(block.text().bytes());
+    file
+}
+
+/// The file's new content for a copy that does not recover but starts as its parent would, on the same
+/// timeline: it must not push into the parent's archive either. `None` when it does not archive anyway.
+///
+/// Where `postgresql.conf` lies elsewhere or includes other files, nobody knows whether it would.
+#[must_use]
+pub fn forbid_archiving(existing: Configuration<'_>) -> Option<Vec<u8>> {
+    const MODE: &str = "archive_mode";
+    let is_off = |value: Vec<u8>| {
+        ["off", "false", "no", "0"].iter().any(|off| value.eq_ignore_ascii_case(off.as_bytes()))
+    };
+    let archives = match conf::last_value(existing.auto_conf, MODE).map(is_off) {
+        Some(off) => !off,
+        None if existing.postgresql_conf.is_empty() || existing.includes().next().is_some() => true,
+        None => conf::last_value(existing.postgresql_conf, MODE).is_some_and(|value| !is_off(value)),
+    };
+    archives.then(|| {
+        let mut block = Block::default();
+        block.set(MODE, "off");
+        let others = conf::lines(existing.auto_conf)
+            .filter(|line| !Setting::of(line).is_some_and(|setting| setting.is(MODE)));
+        with_block(others, &block)
+    })
 }
 
 /// The file as it was before an earlier restore wrote into it, but for what that removed.

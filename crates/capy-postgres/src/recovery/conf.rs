@@ -13,7 +13,16 @@ pub struct Configuration<'a> {
     pub auto_conf: &'a [u8],
 }
 
-impl Configuration<'_> {
+/// The lines that name further files.
+const INCLUDES: [&str; 3] = ["include", "include_if_exists", "include_dir"];
+
+impl<'a> Configuration<'a> {
+    /// The lines of `postgresql.conf` that name further files.
+    pub(super) fn includes(&self) -> impl Iterator<Item = Setting<'a>> {
+        let settings = lines(self.postgresql_conf).filter_map(Setting::of);
+        settings.filter(|setting| INCLUDES.iter().any(|name| setting.is(name)))
+    }
+
     /// The value that counts: the last, of the file that is read last.
     pub(super) fn value(&self, name: &str) -> Option<Vec<u8>> {
         last_value(self.auto_conf, name).or_else(|| last_value(self.postgresql_conf, name))

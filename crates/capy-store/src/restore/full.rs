@@ -17,7 +17,7 @@ use capy_types::{ErrorKind, Phase};
 
 use super::files::{RestoredFiles, set_mode_and_owner, set_owner};
 use super::path::SafePath;
-use super::recovery::Prepared;
+use super::recovery::{Prepared, keep_apart};
 use super::target::{TablespaceTarget, check_all, place_tablespaces};
 use super::{Owner, RestoreOptions, Restoring, durable, owner, relocate};
 use crate::report::Findings;
@@ -111,6 +111,9 @@ pub(super) async fn complete(
     if let Some(prepared) = recovery {
         let control = control.as_deref().ok_or_else(no_control_file)?;
         restoring.repository.set_up_recovery(restoring.ctx, prepared, target, control, owner).await?;
+    }
+    if control.is_some() {
+        restoring.report.notices.extend(keep_apart(target, recovery.is_some(), owner)?);
     }
     // Flushing may take minutes: not on an async thread.
     let (flushed, roots) = (later, places.roots());

@@ -9,6 +9,7 @@ use capy_format::WalParameters;
 use capy_postgres::control::{ControlFile, RecoveryLimits};
 use capy_postgres::recovery::{
     Configuration, RecoveryPlan, RecoveryTarget, SignalFile, TargetAction, TargetTimeline, edit_auto_conf,
+    forbid_archiving, recovery_advice,
 };
 use capy_types::{BackupSelector, ClusterName, Ctx, ErrorKind, WalFile};
 
@@ -273,6 +274,24 @@ fn write_settings(target: &Path, plan: &RecoveryPlan, owner: Option<(u32, u32)>)
     }
     write(&auto, &edited, owner)?;
     write(&target.join(signal.name()), b"", owner)
+}
+
+/// Looks at the settings of a restored cluster, after those of a recovery were written: what would surprise
+/// whoever starts it is answered. A copy that does not recover is kept from archiving as its parent does.
+pub(super) fn keep_apart(target: &Path, is_recovery: bool, owner: Option<(u32, u32)>) -> Result<Vec<String>> {
+    let auto = target.join("postgresql.auto.conf");
+    let (main_conf, auto_conf) = (read_or_empty(&target.join("postgresql.conf"))?, read_or_empty(&auto)?);
+    let files = Configuration { postgresql_conf: &main_conf, auto_conf: &auto_conf };
+    let advice = recovery_advice(files).into_iter();
+    let mut notices: Vec<_> = advice.map(|one| format!("{}: {}", one.subject, one.message)).collect();
+    if !is_recovery && let Some(edited) = forbid_archiving(files) {
+        write(&auto, &edited, owner)?;
+        notices.push(
+            "archive_mode is off in its postgresql.auto.conf: what it archives would be taken for its parent's"
+                .to_owned(),
+        );
+    }
+    Ok(notices)
 }
 
 fn read_or_empty(path: &Path) -> Result<Vec<u8>> {

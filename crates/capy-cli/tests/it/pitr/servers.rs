@@ -7,8 +7,8 @@ use capy_testkit::postgres::text;
 
 use super::any_major;
 use super::harness::{
-    archive_all, archiving, check_promoted, insert, insert_and_archive, prepare, recovers_to, refused,
-    restore, restore_point, rows, sql_in, start, windows,
+    archive_all, archiving, check_promoted, insert, insert_and_archive, of_main, prepare, ready, recovers_to,
+    refused, restore, restore_point, rows, sql_in, start, windows,
 };
 use crate::archiving::until;
 
@@ -49,6 +49,34 @@ on_each_major! {
         assert_eq!(copy.sql("show max_connections"), "150");
         assert_eq!(copy.sql("show max_locks_per_transaction"), "96");
     }
+}
+
+#[test]
+fn a_copy_that_does_not_recover_archives_nothing_either_and_what_would_surprise_is_told() {
+    let archiving = archiving(
+        any_major(),
+        &[],
+        &["synchronous_standby_names = '\"capy-store\"'", "synchronous_commit = local"],
+    );
+    archiving.back_up();
+    insert_and_archive(&archiving, 2);
+    let before = of_main(&archiving);
+    let (mut copy, report) = prepare(&archiving, "main/latest", &[]);
+    let notices = report["notices"].to_string();
+    assert!(notices.contains("archive_mode is off"), "{notices}");
+    assert!(notices.contains("after promotion every commit waits"), "{notices}");
+    copy.start_server();
+    assert_eq!((copy.sql("show archive_mode").as_str(), rows(&copy).as_str()), ("off", "1"));
+    for row in [40, 50] {
+        insert(&copy, row);
+        copy.sql("select pg_switch_wal()");
+    }
+    assert_eq!(ready(&copy), [""; 0]);
+    assert!(of_main(&archiving) == before, "the copy wrote into its parent's archive");
+    // The parent goes on where it was.
+    insert_and_archive(&archiving, 3);
+    let (_, report) = prepare(&archiving, "main/latest", &["--target", "latest"]);
+    assert!(report["notices"].to_string().contains("synchronous_standby_names"), "{report}");
 }
 
 #[test]

@@ -196,3 +196,38 @@ fn a_plan_that_cannot_be_writes_nothing() {
     let refused = edit_auto_conf(Configuration::default(), &plan(RecoveryTarget::Lsn(Lsn::INVALID)));
     assert_eq!(refused, Err(RecoveryPlanError::Lsn));
 }
+
+#[test]
+fn a_copy_of_a_server_that_archives_is_kept_from_it() {
+    let forbid = |main: &str, auto: &str| {
+        let files = Configuration { postgresql_conf: main.as_bytes(), auto_conf: auto.as_bytes() };
+        let edited = forbid_archiving(files);
+        edited.map(|edited| String::from_utf8(edited).expect("text"))
+    };
+    for (main, auto) in [
+        ("archive_mode = on\n", ""),
+        ("Archive_Mode 'always'\n", "work_mem = 1"),
+        ("archive_mode = off\n", "archive_mode = on\n"),
+        ("archive_mode = off\narchive_mode = true\n", ""),
+        // Nobody knows what the other files say.
+        ("", ""),
+        ("archive_mode = off\ninclude 'more.conf'\n", ""),
+        ("include_dir = 'conf.d'\n", ""),
+    ] {
+        let edited = forbid(main, auto).unwrap_or_else(|| panic!("{main:?}, {auto:?}"));
+        assert_eq!(line(&edited, "archive_mode"), "archive_mode = 'off'", "{main:?}, {auto:?}");
+        assert_eq!(edited.matches("archive_mode").count(), 1);
+        assert_eq!(auto.contains("work_mem"), edited.contains("work_mem = 1\n"));
+        assert_eq!(forbid(main, &edited), None, "once is enough");
+    }
+    for (main, auto) in [
+        ("port = 1\n", ""),
+        ("#archive_mode = on\n", "port = 2\n"),
+        ("archive_mode = no\n", ""),
+        ("archive_mode = on\n", "archive_mode = off\n"),
+        ("", "archive_mode = 'OFF'\n"),
+        ("include 'more.conf'\n", "archive_mode = 0\n"),
+    ] {
+        assert_eq!(forbid(main, auto), None, "{main:?}, {auto:?}");
+    }
+}
