@@ -2,6 +2,7 @@
 //! does.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -79,6 +80,19 @@ fn a_directory_that_lived_on_and_was_damaged_becomes_the_backup_again() {
     assert_eq!((idle["removed"].as_u64(), &idle["files"]), (Some(0), &fresh["files"]), "{idle}");
     same_as_fresh();
 
+    // The parent's own tablespace is in use, and nothing says that it belongs to another directory.
+    let fast = server.data().parent().expect("a parent").join("fast");
+    let in_use = contents(&fast);
+    let elsewhere = cli.path("elsewhere");
+    for target in [&target, &elsewhere] {
+        let unmapped = ["restore", "main/latest", "--to", text(target), "--delta", "--json"];
+        let refused = cli.run(&unmapped).with_code(4).json();
+        assert!(refused["error"]["message"].to_string().contains(text(&fast)), "{refused}");
+        assert!(refused["error"]["hint"].to_string().contains("--tablespace-mapping"), "{refused}");
+    }
+    assert!(contents(&fast) == in_use && !elsewhere.exists());
+    same_as_fresh();
+
     // A server lives on it: its own changes, files and links, then damage.
     let socket = cli.path("socket");
     std::fs::create_dir_all(&socket).expect("made");
@@ -93,6 +107,12 @@ fn a_directory_that_lived_on_and_was_damaged_becomes_the_backup_again() {
     let file = std::fs::OpenOptions::new().write(true).open(target.join(&large)).expect("there");
     file.write_all_at(b"damage", 300_000).expect("written");
     file.set_len(20_000_000).expect("cut");
+    let files = fresh_data.iter().filter(|(_, (mode, _))| mode & 0o170_000 == 0o100_000);
+    let empty = files.clone().find(|(_, (_, bytes))| bytes.is_empty()).expect("an empty file").0;
+    for grown in [empty.as_path(), Path::new("PG_VERSION")] {
+        let file = std::fs::OpenOptions::new().append(true).open(target.join(grown));
+        file.and_then(|mut file| file.write_all(b"more")).expect("written");
+    }
     std::fs::set_permissions(target.join("PG_VERSION"), PermissionsExt::from_mode(0o644)).expect("set");
     std::fs::set_permissions(target.join("base"), PermissionsExt::from_mode(0o755)).expect("set");
     std::fs::remove_dir_all(target.join("pg_xact")).expect("removed");
@@ -101,17 +121,13 @@ fn a_directory_that_lived_on_and_was_damaged_becomes_the_backup_again() {
     std::os::unix::fs::symlink("/etc/passwd", target.join("pg_xact")).expect("a link in a directory's place");
     std::fs::create_dir_all(target.join("stray/deep")).expect("made");
     std::fs::write(target.join("stray/deep/file"), "x").expect("written");
-    std::fs::remove_file(
-        target.join("pg_tblspc").join(
-            std::fs::read_dir(target.join("pg_tblspc"))
-                .expect("read")
-                .next()
-                .expect("one")
-                .expect("read")
-                .file_name(),
-        ),
-    )
-    .expect("unlinked");
+    // Another link to the same place is as good as its own; without any, the place is nobody's.
+    let links = std::fs::read_dir(target.join("pg_tblspc")).expect("read");
+    let link = links.map(|entry| entry.expect("read").path()).next().expect("one");
+    std::fs::remove_file(&link).expect("unlinked");
+    let refused = cli.run(&delta).with_code(4).json();
+    assert!(refused["error"]["message"].to_string().contains(text(&cli.path("space"))), "{refused}");
+    std::os::unix::fs::symlink("../../space", &link).expect("linked");
 
     let before = contents(&target);
     let plan = cli.run(&[&delta[..], &["--dry-run"]].concat()).ok().json();
@@ -133,6 +149,10 @@ fn a_directory_that_lived_on_and_was_damaged_becomes_the_backup_again() {
     std::fs::write(pack, damaged).expect("damaged");
     cli.run(&delta).with_code(6);
     assert!(!target.join("global/pg_control").exists(), "what is left does not start");
+    assert!(
+        !link.exists() || std::fs::remove_file(&link).is_ok(),
+        "an earlier try is known without its link"
+    );
     std::fs::write(pack, sound).expect("mended");
     let report = cli.run(&delta).ok().json();
     let (kept, all) = (report["kept_bytes"].as_u64(), fresh["restored_bytes"].as_u64());

@@ -109,20 +109,25 @@ pub(crate) fn check_all(target: &Path, tablespaces: &[TablespaceTarget]) -> Resu
     check_empty(target, "the target directory")?;
     let mut places = vec![target];
     for tablespace in tablespaces.iter().filter(|t| t.linked) {
-        let what = format!("the directory of tablespace {}", tablespace.oid);
-        check_empty(&tablespace.directory, &what).map_err(|error| {
-            if error.kind() == ErrorKind::Conflict {
-                error.with_hint(format!(
-                    "put it elsewhere with --tablespace-mapping {}=NEW",
-                    tablespace.location.replace('=', "\\=")
-                ))
-            } else {
-                error
-            }
-        })?;
+        check_tablespace(tablespace)?;
         places.push(&tablespace.directory);
     }
     check_apart(&places)
+}
+
+/// Refuses a tablespace's directory that holds anything.
+pub(super) fn check_tablespace(tablespace: &TablespaceTarget) -> Result<()> {
+    let what = format!("the directory of tablespace {}", tablespace.oid);
+    check_empty(&tablespace.directory, &what).map_err(|error| {
+        if error.kind() == ErrorKind::Conflict {
+            error.with_hint(format!(
+                "put it elsewhere with --tablespace-mapping {}=NEW",
+                tablespace.location.replace('=', "\\=")
+            ))
+        } else {
+            error
+        }
+    })
 }
 
 /// Refuses two destinations of which one is, or lies in, the other.

@@ -15,6 +15,7 @@ mod sweep;
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -28,13 +29,14 @@ use super::files::set_mode_and_owner;
 use super::full::{self, CONTROL_FILE, Last, Later, Places};
 use super::path::SafePath;
 use super::recovery::Prepared;
-use super::target::{TablespaceTarget, check_apart, place_tablespaces};
+use super::target::{TablespaceTarget, check_apart, check_tablespace, place_tablespaces};
 use super::{RestoreOptions, Restoring};
 use crate::{Error, Repository, Result};
 use files::DeltaFiles;
 use sweep::{Expected, Kind, Root};
 
-/// Left in the directory while a delta restore is at work on it: the cluster's system identifier.
+/// Left in the directory while a delta restore is at work on it: the cluster's system identifier, and on
+/// further lines the tablespaces' directories.
 const MARK: &str = "capy-store.delta";
 
 /// How an existing directory is brought to the state of a backup.
@@ -96,10 +98,9 @@ pub(super) async fn restore(
     let reader = restoring.repository.repo.reader(restoring.ctx, ReadOptions::default()).await?;
     let expected = directory.expected(restoring, &reader).await?;
     let (expected, surplus) = directory.surplus(expected).await?;
-    let (removed, mark) = (surplus.len() as u64, directory.mark());
+    let (removed, mark, says) = (surplus.len() as u64, directory.mark(), directory.mark_says());
     let control = directory.target.join(CONTROL_FILE);
-    let system_id = directory.system_id;
-    blocking(move || disarm(&mark, system_id, &control).and_then(|()| remove(&surplus))).await?;
+    blocking(move || disarm(&mark, &says, &control).and_then(|()| remove(&surplus))).await?;
     restoring.report.removed = removed;
     restoring.stage("looking", since);
 
@@ -140,12 +141,26 @@ impl Directory {
         directory.refuse_used()?;
         if !options.delta.is_some_and(|delta| delta.force) {
             directory.refuse_foreign()?;
+            directory.refuse_foreign_tablespaces()?;
         }
         Ok(directory)
     }
 
     fn mark(&self) -> PathBuf {
         self.target.join(MARK)
+    }
+
+    fn mark_says(&self) -> Vec<u8> {
+        let mut says = self.expected_id().into_bytes();
+        for tablespace in self.tablespaces.iter().filter(|t| t.linked) {
+            says.push(b'\n');
+            says.extend_from_slice(tablespace.directory.as_os_str().as_bytes());
+        }
+        says
+    }
+
+    fn expected_id(&self) -> String {
+        self.system_id.map(|id| id.to_string()).unwrap_or_default()
     }
 
     fn refuse_used(&self) -> Result<()> {
@@ -166,7 +181,7 @@ impl Directory {
             Err(Error::new(ErrorKind::Conflict, what)
                 .with_hint("--force makes it a copy of the backup all the same, and removes what is there"))
         };
-        let expected = self.system_id.map(|id| id.to_string()).unwrap_or_default();
+        let expected = self.expected_id();
         match read_if_there(&self.target.join(CONTROL_FILE))? {
             Some(content) => {
                 let content = content.get(..CONTROL_FILE_BYTES).unwrap_or(&content);
@@ -180,12 +195,29 @@ impl Directory {
                 }
             }
             None => match read_if_there(&self.mark())? {
-                Some(mark) if mark == expected.as_bytes() => Ok(()),
+                Some(mark) if lines(&mark).next() == Some(expected.as_bytes()) => Ok(()),
                 Some(_) => foreign(format!("{shown} was being restored for another cluster")),
                 None if self.is_empty()? => Ok(()),
                 None => foreign(format!("{shown} is no data directory: it has no {CONTROL_FILE}")),
             },
         }
+    }
+
+    /// A tablespace's directory that holds something is this cluster's when a link of its leads there, or an
+    /// earlier try was at work on it. Any other may be in use: the server's that the backup is of, most likely.
+    fn refuse_foreign_tablespaces(&self) -> Result<()> {
+        let mark = read_if_there(&self.mark())?.unwrap_or_default();
+        for tablespace in self.tablespaces.iter().filter(|t| t.linked) {
+            let link = self.target.join("pg_tblspc").join(tablespace.oid.to_string());
+            let is_ours = std::fs::canonicalize(link)
+                .is_ok_and(|led| std::fs::canonicalize(&tablespace.directory).is_ok_and(|here| led == here));
+            let was_begun =
+                || lines(&mark).skip(1).any(|line| line == tablespace.directory.as_os_str().as_bytes());
+            if !is_ours && !was_begun() {
+                check_tablespace(tablespace)?;
+            }
+        }
+        Ok(())
     }
 
     fn is_empty(&self) -> Result<bool> {
@@ -246,14 +278,18 @@ impl Directory {
     }
 }
 
+fn lines(mark: &[u8]) -> impl Iterator<Item = &[u8]> {
+    mark.split(|byte| *byte == b'\n')
+}
+
 /// Sets the mark, and takes away what the server starts from; both are on disk before anything else
 /// changes.
-fn disarm(mark: &Path, system_id: Option<SystemId>, control: &Path) -> Result<()> {
+fn disarm(mark: &Path, says: &[u8], control: &Path) -> Result<()> {
     let steps = || {
         let directory = mark.parent().unwrap_or(Path::new("/"));
         std::fs::create_dir_all(directory)?;
         let mut file = File::create(mark)?;
-        file.write_all(system_id.map(|id| id.to_string()).unwrap_or_default().as_bytes())?;
+        file.write_all(says)?;
         file.sync_all()?;
         File::open(directory)?.sync_all()?;
         match std::fs::remove_file(control) {
