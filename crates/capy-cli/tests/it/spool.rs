@@ -284,8 +284,10 @@ fn recovery_gets_every_byte_whatever_becomes_of_the_worker_ahead_of_it() {
         assert!(std::fs::read(&target).expect("fetched") == original, "{segment}");
     };
     let ahead = |segment: &str| {
-        let places = std::fs::read_dir(beside.join(".capy-fetch")).into_iter().flatten().flatten();
-        places.map(|place| place.path().join(segment)).find(|path| path.exists())
+        let entries = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten();
+        let files = entries(&beside.join(".capy-fetch")).flat_map(|place| entries(&place.path()));
+        let mut paths = files.map(|entry| entry.path());
+        paths.find(|path| path.file_stem().is_some_and(|stem| stem == segment))
     };
     let (mut random, mut killed) = (Random::new(), 0);
     for segment in &done {

@@ -18,7 +18,8 @@ async fn a_backup_puts_one_object_per_32_mib_and_a_constant_more() {
     let entry = backup(&repo, "one", &files).await.unwrap();
     let puts = recording.counts().put_new;
     let packs = entry.stored_bytes.div_ceil(32 << 20);
-    assert!(puts <= packs + 8, "{puts} puts for {packs} packs");
+    // Two more for the first ones, which are smaller, and two that workers have begun when it ends.
+    assert!(puts <= packs + 10, "{puts} puts for {packs} packs");
     recording.reset();
     backup(&repo, "two", &files).await.unwrap();
     let second = recording.counts();
