@@ -102,7 +102,7 @@ pub use wal::{
     wal_status,
 };
 pub use wal::{
-    ArchivedEvent, BackupWindows, FetchedWal, PushOutcome, PushedWal, RecoveryChoice, RecoveryWindow,
-    TimelineWal, TransactionMoment, WalMoment, WalRun, WalWindows,
+    ArchivedEvent, BackupWindows, DamagedWal, FetchedWal, PushOutcome, PushedWal, RecoveryChoice,
+    RecoveryWindow, TimelineWal, TransactionMoment, WalMoment, WalRun, WalVerifyReport, WalWindows,
 };
 pub use wal::{ReceiveEnd, ReceiveEvent, ReceiveOptions, ReceiveReport, WalGap};

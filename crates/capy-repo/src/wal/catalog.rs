@@ -80,6 +80,17 @@ impl Repository {
         Ok(catalog)
     }
 
+    /// The files of an archive, by name, with the sizes of their objects in bytes.
+    ///
+    /// # Errors
+    /// Store errors.
+    ///
+    /// # Cancellation
+    /// Safe to drop; nothing is written.
+    pub async fn list_wal(&self, cluster: &ClusterName) -> Result<Vec<(WalFile, u64)>, RepoError> {
+        self.list_between(cluster, &[]).await
+    }
+
     /// The facts objects, by the runs they cover. Of two that overlap, the longer is kept.
     async fn gathered(
         &self,

@@ -21,6 +21,7 @@ mod retention;
 mod spool;
 mod tail;
 pub(crate) mod target;
+mod verify;
 mod windows;
 
 #[cfg(test)]
@@ -39,4 +40,5 @@ pub use spool::{
     wal_status,
 };
 pub use target::RecoveryChoice;
+pub use verify::{DamagedWal, WalVerifyReport};
 pub use windows::{BackupWindows, RecoveryWindow, TimelineWal, WalRun, WalWindows};

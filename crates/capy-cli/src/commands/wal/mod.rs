@@ -8,6 +8,7 @@ mod push;
 mod receive;
 mod spool;
 mod status;
+mod verify;
 mod when;
 mod windows;
 
@@ -39,6 +40,7 @@ enum WalCommand {
     Agent(spool::AgentArgs),
     Status(status::StatusArgs),
     Windows(windows::WindowsArgs),
+    Verify(verify::VerifyArgs),
     Events(events::EventsArgs),
     When(when::WhenArgs),
     #[command(hide = true)]
@@ -79,6 +81,7 @@ pub(crate) async fn run(args: WalArgs, session: &mut Session) -> anyhow::Result<
         WalCommand::Agent(args) => spool::run_agent(args, session).await,
         WalCommand::Status(args) => status::run(args, session).await,
         WalCommand::Windows(args) => windows::run(args, session).await,
+        WalCommand::Verify(args) => verify::run(args, session).await,
         WalCommand::Events(args) => events::run(args, session).await,
         WalCommand::When(args) => when::run(args, session).await,
         WalCommand::SpoolWorker(args) => spool::run_worker(args, session).await,

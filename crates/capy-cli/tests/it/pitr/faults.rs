@@ -12,6 +12,7 @@ use super::harness::{
     recovers_to, refused, windows,
 };
 use crate::archiving::{Archiving, until};
+use crate::documents::is_documented;
 
 /// Has a copy wait with `file` until [`Held::let_go`].
 struct Held<'a> {
@@ -142,8 +143,20 @@ fn a_damaged_segment_ends_a_recovery_without_a_promotion() {
     let sound = fs::read(&path).expect("read");
 
     // In the content: the facts at the end still tell of it.
+    let verify = ["wal", "verify", "--cluster", "main", "--json"];
+    let report = archiving.run(&verify).ok().json();
+    is_documented(&report);
+    let files = crate::harness::snapshot(&archiving.path("repo/wal/main")).len();
+    assert_eq!((report["files"].as_u64(), report["ok"].as_bool()), (Some(files as u64), Some(true)));
+    assert!(report["hashed_bytes"].as_u64() >= Some(3 << 24), "{report}");
     flip(&path, &sound, sound.len() / 2);
     assert_eq!(fetch(&archiving, &damaged), 126);
+    let report = archiving.run(&verify).with_code(1).json();
+    is_documented(&report);
+    assert_eq!(
+        (report["damaged"][0]["file"].as_str(), report["damaged_total"].as_u64()),
+        (Some(&*damaged), Some(1))
+    );
     let (mut copy, _) = prepare(&archiving, "main/latest", &["--target-name", "after_3"]);
     let _ = copy.try_start_server();
     check_stopped(&copy);
@@ -156,6 +169,7 @@ fn a_damaged_segment_ends_a_recovery_without_a_promotion() {
     for content in [flipped(&sound, sound.len() - 60), sound[..sound.len() - 1].to_vec(), Vec::new()] {
         fs::write(&path, content).expect("written");
         assert_eq!(fetch(&archiving, &damaged), 126);
+        archiving.run(&verify).with_code(1);
         let windows = archiving.run(&["wal", "windows", "--cluster", "main", "--json"]).with_code(1).json();
         assert!(windows["problems"].to_string().contains(&damaged), "{windows}");
         refused(&archiving, &["--target-name", "after_3"], "", "after_2");
