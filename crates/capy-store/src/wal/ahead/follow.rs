@@ -32,6 +32,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Looked for more often while segments are being used up.
 const LOOK_OFTEN: Duration = Duration::from_millis(5);
 const RECENTLY: Duration = Duration::from_secs(1);
+/// How soon the archive is asked again for what it did not have.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// How long the lock is tried for: `has_worker` holds it for a moment.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -57,8 +59,9 @@ struct Follower<'a> {
     last_request: Instant,
     /// The first segment the archive did not have.
     absent: Option<SegmentName>,
-    /// Whether it may be asked for that one again: once for each request.
+    /// Whether it may be asked for that one again: once for each request, and not too often.
     may_have_come: bool,
+    last_asked: Instant,
     fetches: JoinSet<Fetched>,
     flushes: JoinSet<()>,
     coming: BTreeSet<SegmentName>,
@@ -93,6 +96,7 @@ pub(super) async fn run(
         last_request: Instant::now(),
         absent: None,
         may_have_come: false,
+        last_asked: Instant::now(),
         fetches: JoinSet::new(),
         flushes: JoinSet::new(),
         coming: BTreeSet::new(),
@@ -200,9 +204,7 @@ impl Follower<'_> {
         let mut segment = wanted;
         while segment.number() < last && held < self.window && self.has_hands() {
             segment = segment.next();
-            if let Some(absent) = self.absent
-                && (absent < segment || (absent == segment && !self.may_have_come))
-            {
+            if self.is_absent(segment) {
                 break;
             }
             if present.contains(&segment) || self.coming.contains(&segment) {
@@ -212,11 +214,19 @@ impl Follower<'_> {
             if free_bytes(&self.ahead.target)? < 2 * self.window.saturating_mul(self.size.bytes()) {
                 break;
             }
-            self.may_have_come &= self.absent != Some(segment);
+            if self.absent == Some(segment) {
+                (self.may_have_come, self.last_asked) = (false, Instant::now());
+            }
             self.begin(segment);
             held += 1;
         }
         Ok(())
+    }
+
+    /// Whether the archive has said that it does not have a segment, or one before, and need not be asked.
+    fn is_absent(&self, segment: SegmentName) -> bool {
+        let may_ask = self.may_have_come && self.last_asked.elapsed() >= ASK_AGAIN;
+        self.absent.is_some_and(|absent| absent < segment || (absent == segment && !may_ask))
     }
 
     fn has_hands(&self) -> bool {
