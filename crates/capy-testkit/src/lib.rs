@@ -2,5 +2,7 @@
 
 pub mod postgres;
 mod seaweed;
+mod throttle;
 
 pub use seaweed::S3Server;
+pub use throttle::Throttle;

@@ -1,6 +1,6 @@
 //! Any stream as a backup: in, listed, verified, out again, key handling on the way.
 
-use capy_testkit::S3Server;
+use capy_testkit::{S3Server, Throttle};
 
 use crate::harness::{Cli, snapshot};
 
@@ -18,6 +18,30 @@ fn it_does_so_on_a_real_s3_server_too() {
     cli.run(&["init"]).ok();
     cli.run(&["init"]).with_code(4);
     round(&cli);
+}
+
+#[test]
+fn a_store_that_asks_to_slow_down_is_asked_again_and_never_says_that_a_file_is_absent() {
+    let throttle = Throttle::before(S3Server::shared());
+    let mut cli = Cli::on_s3(S3Server::shared());
+    cli.set_variable("AWS_ENDPOINT_URL", throttle.endpoint());
+    cli.run(&["init"]).ok();
+    throttle.refuse_one_in(3);
+    round(&cli);
+
+    // A history needs no server to write it; the archive's first file is not one.
+    let (pushed, fetched) = (cli.path("00000002.history"), cli.path("fetched"));
+    std::fs::write(&pushed, "1\t0/3000000\tno recovery target specified\n").expect("written");
+    let path = |path: &std::path::Path| path.to_str().expect("text").to_owned();
+    cli.run(&["wal", "push", "--cluster", "main", &path(&pushed)]).ok();
+    let fetch = |file: &str| cli.run(&["wal", "fetch", "--cluster", "main", file, &path(&fetched)]);
+    fetch("00000002.history").ok();
+    assert_eq!(std::fs::read(&fetched).expect("fetched"), std::fs::read(&pushed).expect("there"));
+    assert!(throttle.refused() > 10, "{} requests were refused", throttle.refused());
+
+    throttle.refuse_one_in(1);
+    assert!(fetch("00000002.history").code >= 126, "an outage must never read as the end of WAL");
+    cli.run(&["wal", "push", "--cluster", "main", &path(&pushed)]).with_code(5);
 }
 
 fn round(cli: &Cli) {
