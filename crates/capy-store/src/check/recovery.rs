@@ -43,6 +43,7 @@ pub(super) async fn to_now(
         target: &target,
         timeline: TargetTimeline::Latest,
         inclusive: delivered.until.is_none(),
+        standby: false,
     };
     let step = "recovery";
     match repository.choose_recovery(ctx, &wish).await {

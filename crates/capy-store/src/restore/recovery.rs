@@ -163,6 +163,7 @@ impl Repository {
             target: &recovery.target,
             timeline: recovery.timeline,
             inclusive: recovery.inclusive,
+            standby: recovery.standby,
         };
         let choice = self.choose_recovery(ctx, &wish).await?;
         refuse_foreign_tablespaces(&choice)?;
@@ -171,7 +172,8 @@ impl Repository {
                 "recovery needs a restore command, or the WAL copied into the directory",
             ));
         }
-        // A time after the last commit has become a position: what comes at it is part of the result.
+        // A time after the last commit has become a position, as has the end of the archive where a server
+        // would go on behind it: what comes at it is part of the result.
         let inclusive = recovery.inclusive || choice.plan_target != recovery.target;
         let plan = RecoveryPlan {
             target: choice.plan_target.clone(),

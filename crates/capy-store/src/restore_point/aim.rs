@@ -63,7 +63,7 @@ fn aim_into_log(
     let archived = archive.history(timeline).ok().and_then(|history| archive.segment_of(&history, segment));
     match archived {
         // Its events are not all listed.
-        Some((_, facts)) if facts.more_events == 0 => {
+        Some((_, facts)) if facts.more_events == 0 && last_byte < facts.end => {
             Err(format!("the WAL that is archived as {segment} does not have it"))
         }
         _ => Ok(by_position(timeline)),

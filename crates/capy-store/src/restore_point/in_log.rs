@@ -34,9 +34,10 @@ impl NamedPoint {
         length.is_some_and(|length| (1..=RECORD_MAX_BYTES).contains(&length))
     }
 
-    /// Whether a server on `history` replays the segment it is in.
+    /// Whether it is in that history, in the copy of its segment that a server replays.
     pub(super) fn is_on(&self, archive: &Archive, history: &TimelineHistory) -> bool {
-        archive.segment_of(history, self.segment).is_some_and(|(name, _)| name == self.segment)
+        let replayed = archive.segment_of(history, self.segment);
+        replayed.is_some_and(|(name, facts)| name == self.segment && self.at < facts.end)
     }
 }
 

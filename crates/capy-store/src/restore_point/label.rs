@@ -118,6 +118,7 @@ impl Repository {
             target: &to_its_end.target,
             timeline: to_its_end.timeline,
             inclusive: to_its_end.inclusive,
+            standby: to_its_end.standby,
         };
         let root = self.repo.root().await?;
         let recovers = match archive {

@@ -179,6 +179,7 @@ impl<'a> Judge<'a> {
             target: &RecoveryTarget::Immediate,
             timeline: TargetTimeline::Current,
             inclusive: true,
+            standby: false,
         };
         let verdict = self.of_wish(ctx, &wish, entry.timeline).await?;
         Ok(Verdict { backup: Some(key.clone()), ..verdict })
@@ -196,6 +197,7 @@ impl<'a> Judge<'a> {
             target: &aim.target,
             timeline: TargetTimeline::Id(aim.timeline),
             inclusive: aim.inclusive,
+            standby: false,
         };
         self.of_wish(ctx, &wish, Some(aim.timeline)).await
     }

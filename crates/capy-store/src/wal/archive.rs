@@ -3,7 +3,9 @@
 //! Contained by: windows and targets. Everything here is planning from facts; no whole segment is
 //! read. One that a receiver has only begun counts as far as it is durable.
 //! The rules are the server's: of several timelines' copies of one segment it takes the newest that
-//! the history allows, and it goes on as long as each next segment is there.
+//! the history allows, and it goes on as long as each next segment is there. With one exception: where
+//! the copy of the timeline that goes on is missing, a server goes on in what the older one wrote after
+//! it was left. That is no part of the history, and nothing is planned with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,6 +32,9 @@ pub(crate) struct Archive {
     /// The segments of which there is only the beginning, in parts.
     open: BTreeSet<SegmentName>,
     crossing: BTreeMap<SegmentName, End>,
+    /// Segments up to where a history left their timeline, when the copy of the timeline that goes on
+    /// there is missing. None when the segment cannot be read.
+    left: BTreeMap<(SegmentName, Lsn), Option<SegmentFacts>>,
 }
 
 /// Why the WAL that can be replayed ends.
@@ -37,6 +42,9 @@ pub(crate) struct Archive {
 pub(crate) enum ReachEnd {
     /// The archive has no later segment of this history.
     Archive,
+    /// It has none, and what there is lies before the history's own timeline: with this segment, which
+    /// is missing, a server would go on in what an older timeline wrote after it was left.
+    Fork(SegmentName),
     /// A segment is missing, and later ones are there.
     Hole(SegmentName),
     /// The valid WAL of a segment ends early, and later ones are there.
@@ -47,6 +55,15 @@ pub(crate) enum ReachEnd {
 pub(crate) struct Reach<'a> {
     pub(crate) segments: Vec<(SegmentName, &'a SegmentFacts)>,
     pub(crate) ended: ReachEnd,
+    /// Whether a server would go on in the archive behind the end, with what is no part of the history.
+    pub(crate) strays: bool,
+}
+
+/// A timeline that has transactions of its own behind the place where it was left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Branch {
+    pub(crate) timeline: TimelineId,
+    pub(crate) left_at: Lsn,
 }
 
 impl Archive {
@@ -78,13 +95,52 @@ impl Archive {
             }
         }
         let cluster = cluster.clone();
-        let (open, crossing) = (BTreeSet::new(), BTreeMap::new());
-        let mut archive = Self { cluster, identity, catalog, histories, segments, open, crossing };
+        let (open, crossing, left) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
+        let mut archive = Self { cluster, identity, catalog, histories, segments, open, crossing, left };
         for (file, _) in in_parts.into_iter().filter(|(_, held)| *held > 0) {
             archive.add_open(repository, file).await?;
         }
         archive.crossing = borders::join(&mut archive.segments, &archive.histories);
+        archive.end_at_forks(repository).await?;
         Ok(archive)
+    }
+
+    /// Reads the segments that stand for a newer timeline's copy, to know what of them is its history.
+    async fn end_at_forks(&mut self, repository: &Repository) -> Result<()> {
+        for (name, end) in self.overlong() {
+            let file = WalFile::from(name);
+            let read = match repository.find_wal(&self.cluster, &file).await {
+                Ok(found) => found.map(Found::into_bytes).transpose(),
+                Err(error) => Err(error),
+            };
+            let facts = match read {
+                Ok(bytes) => bytes
+                    .and_then(|bytes| Bounds::up_to(end).tail(name, &bytes))
+                    .and_then(|bytes| facts_of(&file, &bytes, repository.clock().now()).ok()?.segment),
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    self.catalog.problems.push((file.to_string(), error.to_string()));
+                    None
+                }
+                Err(error) => return Err(error),
+            };
+            self.left.insert((name, end), facts);
+        }
+        Ok(())
+    }
+
+    /// The segments that stand for a newer timeline's copy and go on behind the fork, and the fork.
+    fn overlong(&self) -> BTreeSet<(SegmentName, Lsn)> {
+        let forks = self
+            .histories
+            .values()
+            .flat_map(|history| history.ancestors().iter().map(move |entry| (history, entry.switch_lsn)));
+        let stand_in = |(history, fork): (&TimelineHistory, Lsn)| {
+            let at = SegmentName::containing(history.timeline(), fork, self.segment_size());
+            let (name, facts) = self.segment_of(history, at)?;
+            let end = left_at(history, name.timeline())?;
+            (facts.end > end && end < name.end()).then_some((name, end))
+        };
+        forks.filter_map(stand_in).collect()
     }
 
     /// Adds a segment of which there are parts, unless it is whole.
@@ -193,7 +249,7 @@ impl Archive {
         self.history(timeline)
     }
 
-    /// The copy of a segment that a server on `history` replays.
+    /// The copy of a segment that a server on `history` replays, and what of it is in that history.
     pub(crate) fn segment_of(
         &self,
         history: &TimelineHistory,
@@ -206,7 +262,12 @@ impl Archive {
         candidates.reverse();
         candidates.into_iter().find_map(|timeline| {
             let name = at.on(timeline);
-            self.segments.get(&name).map(|facts| (name, facts))
+            let whole = self.segments.get(&name)?;
+            let end = left_at(history, timeline);
+            match end.and_then(|end| self.left.get(&(name, end))) {
+                Some(up_to_fork) => up_to_fork.as_ref().map(|facts| (name, facts)),
+                None => Some((name, whole)),
+            }
         })
     }
 
@@ -214,18 +275,60 @@ impl Archive {
     pub(crate) fn reach(&self, history: &TimelineHistory, start: Lsn) -> Reach<'_> {
         let mut at = SegmentName::containing(history.timeline(), start, self.segment_size());
         let mut segments = Vec::new();
+        let mut missing = None;
         while let Some((name, facts)) = self.segment_of(history, at) {
             segments.push((name, facts));
+            let last_byte = history.timeline_at(Lsn::from_u64(at.end().as_u64() - 1));
             at = at.next();
+            if name.timeline() != last_byte {
+                // The older timeline's copy ends at the fork.
+                missing = Some(name.on(last_byte));
+                break;
+            }
             if let Some(why) = &facts.stopped
                 && self.continues(history, at)
             {
-                return Reach { segments, ended: ReachEnd::Broken(name, why.clone()) };
+                let ended = ReachEnd::Broken(name, why.clone());
+                return Reach { segments, ended, strays: false };
             }
         }
-        let hole = self.continues(history, at);
-        let missing = at.on(history.timeline_at(at.start()));
-        Reach { segments, ended: if hole { ReachEnd::Hole(missing) } else { ReachEnd::Archive } }
+        let last = segments.last().map(|(name, _)| *name);
+        let missing = missing.unwrap_or_else(|| at.on(history.timeline_at(at.start())));
+        let ended = if self.continues(history, at) {
+            ReachEnd::Hole(missing)
+        } else if last.is_some_and(|last| last.timeline() != history.timeline()) {
+            ReachEnd::Fork(missing)
+        } else {
+            ReachEnd::Archive
+        };
+        let strays = last.is_some_and(|last| self.strays(history, last));
+        Reach { segments, ended, strays }
+    }
+
+    /// Whether a server on `history` would go on behind `last`, its last segment, in WAL of that one's
+    /// timeline that is not its history: it asks for the next segment of every timeline from there on.
+    fn strays(&self, history: &TimelineHistory, last: SegmentName) -> bool {
+        let Some(end) = left_at(history, last.timeline()) else { return false };
+        let is_behind = |name: SegmentName| {
+            self.segments.get(&name).is_some_and(|facts| facts.end > end.max(name.start()))
+        };
+        end <= last.end() && (is_behind(last) || is_behind(last.next()))
+    }
+
+    /// The timelines on the way from `start` that have transactions behind the place where they were left.
+    pub(crate) fn branches(&self, history: &TimelineHistory, start: Lsn) -> Vec<Branch> {
+        let ancestors = history.ancestors().iter().map(|entry| entry.timeline);
+        let left = ancestors.filter_map(|timeline| {
+            Some(Branch { timeline, left_at: left_at(history, timeline).filter(|at| *at > start)? })
+        });
+        let went_on = |branch: &Branch| {
+            let from = SegmentName::containing(branch.timeline, branch.left_at, self.segment_size());
+            let later =
+                self.segments.range(from..).take_while(|(name, _)| name.timeline() == branch.timeline);
+            let mut ends = later.filter_map(|(_, facts)| facts.last_end);
+            ends.any(|end| end.at >= branch.left_at)
+        };
+        left.filter(went_on).collect()
     }
 
     /// Whether any segment of `history` at or after `at` is there.
@@ -252,6 +355,13 @@ impl Archive {
     }
 }
 
+/// Where `history` left one of the timelines before its own.
+fn left_at(history: &TimelineHistory, timeline: TimelineId) -> Option<Lsn> {
+    // Positions do not always increase: a timeline may end before its parent was left.
+    let later = history.ancestors().iter().skip_while(|entry| entry.timeline != timeline);
+    later.map(|entry| entry.switch_lsn).min()
+}
+
 impl Reach<'_> {
     /// The end of the last whole record.
     pub(crate) fn end(&self) -> Option<Lsn> {
@@ -260,7 +370,13 @@ impl Reach<'_> {
 
     /// The last whole record: a recovery that has replayed it has reached the end.
     pub(crate) fn last_record(&self) -> Option<Lsn> {
-        self.segments.iter().rev().find_map(|(_, facts)| facts.last)
+        let mut is_continued = false;
+        self.segments.iter().rev().find_map(|(name, facts)| {
+            // One that begins here may be all that the next segment has.
+            let crossing = facts.tail.as_ref().filter(|_| is_continued).map(|(at, _)| *at);
+            is_continued = facts.end > name.start();
+            crossing.or(facts.last)
+        })
     }
 
     /// Until when everything that committed is known to be here: the latest time that any record
@@ -325,7 +441,14 @@ impl Archive {
         };
         let mut segments = segments.into_iter().collect();
         let crossing = borders::join(&mut segments, &histories);
-        let cluster = identity.cluster.clone();
-        Self { cluster, identity, catalog, histories, segments, open: BTreeSet::new(), crossing }
+        let (cluster, open, left) = (identity.cluster.clone(), BTreeSet::new(), BTreeMap::new());
+        let mut archive = Self { cluster, identity, catalog, histories, segments, open, crossing, left };
+        for (name, end) in archive.overlong() {
+            let mut facts = archive.segments.get(&name).cloned().expect("it is one of them");
+            facts.end = end;
+            facts.events.retain(|event| event.at < end);
+            archive.left.insert((name, end), Some(facts));
+        }
+        archive
     }
 }

@@ -104,7 +104,7 @@ impl Repository {
                 doubts: Vec::new(),
             };
             if let Some((name, facts)) = after.and_then(|at| path.get(at)) {
-                let ends = self.transaction_ends(&archive, *name).await?;
+                let ends = self.transaction_ends(&archive, *name, facts.end).await?;
                 let own = ends.iter().map(|end| TransactionMoment { lsn: end.lsn, time: end.time });
                 let own: Vec<_> = own.collect();
                 let at = own.iter().position(|end| end.time > time).unwrap_or(own.len());

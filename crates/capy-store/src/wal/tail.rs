@@ -170,6 +170,11 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
+    /// All up to where one of the later timelines left it.
+    pub(crate) fn up_to(left: Lsn) -> Self {
+        Self { begun: None, left: Some(left) }
+    }
+
     /// Takes account of a history in the archive.
     pub(crate) fn narrow(&mut self, history: &TimelineHistory, name: SegmentName) {
         let within = |at: &Lsn| (name.start()..name.end()).contains(at);

@@ -20,7 +20,7 @@ use super::archive::{Archive, Reach, ReachEnd};
 use super::windows::{bases, ended_by};
 use crate::{Error, Repository, Result};
 
-use stop::{Served, minimal_from, settled};
+use stop::{Served, left_out, minimal_from, settled};
 
 /// A recovery that is known to come to its end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -62,6 +62,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) target: &'a RecoveryTarget,
     pub(crate) timeline: TargetTimeline,
     pub(crate) inclusive: bool,
+    /// To follow the archive for ever.
+    pub(crate) standby: bool,
 }
 
 /// Why a backup does not serve a wish.
@@ -69,6 +71,8 @@ struct Refusal {
     why: String,
     nearest: Option<String>,
     is_early: bool,
+    /// The timeline does not lead over the backup: another's reason says more.
+    is_aside: bool,
 }
 
 /// Why no backup serves a wish.
@@ -138,6 +142,7 @@ impl Repository {
             return Ok(Err(unreachable));
         }
         let awaited_by = refusals.iter().find(|(_, refusal)| refusal.is_early).map(|(key, _)| (*key).clone());
+        refusals.sort_by_key(|(_, refusal)| refusal.is_aside);
         let first = refusals.into_iter().next();
         let (why, nearest) = first
             .map(|(key, refusal)| (format!("{key}: {}", refusal.why), refusal.nearest))
@@ -156,9 +161,11 @@ impl Repository {
         entry: &BackupEntry,
         wish: &Wish<'_>,
     ) -> Result<std::result::Result<RecoveryChoice, Refusal>> {
-        let no = |why: String| Ok(Err(Refusal { why, nearest: None, is_early: false }));
+        let refuse = |why: String, nearest: Option<String>, is_early: bool| {
+            Ok(Err(Refusal { why, nearest, is_early, is_aside: false }))
+        };
         let (Some(own), Some(start), Some(stop)) = (entry.timeline, entry.start_lsn, entry.stop_lsn) else {
-            return no("its record does not say where it begins and ends".to_owned());
+            return refuse("its record does not say where it begins and ends".to_owned(), None, false);
         };
         let timeline = match wish.timeline {
             _ if *wish.target == RecoveryTarget::Immediate => own,
@@ -170,14 +177,15 @@ impl Repository {
         if !history.contains(own, Lsn::from_u64(stop.as_u64().saturating_sub(1)))
             || !history.contains(own, start)
         {
-            return no(format!(
-                "timeline {timeline} does not come from its timeline {own}, or left it earlier"
-            ));
+            let why =
+                format!("timeline {timeline} does not come from its timeline {own}, or left it earlier");
+            return Ok(Err(Refusal { why, nearest: None, is_early: false, is_aside: true }));
         }
         let reach = archive.reach(&history, start);
         if !reach.covers(stop) {
             let why = format!("its own WAL is not in the archive: {}", ended_by(&reach));
-            return Ok(Err(Refusal { why, nearest: None, is_early: reach.ended == ReachEnd::Archive }));
+            let is_early = matches!(reach.ended, ReachEnd::Archive | ReachEnd::Fork(_));
+            return refuse(why, None, is_early);
         }
         let nearest = || nearest(&reach, wish.target, stop, settled(&reach, entry));
         let served = self.position(ctx, archive, &reach, entry, wish).await?;
@@ -185,17 +193,19 @@ impl Repository {
             && let Some(from) = minimal_from(&reach, start, *at)
         {
             let why = format!("wal_level was minimal from {from} on, and PostgreSQL does not replay that");
-            let nearest = Some(format!("lsn {from} with --exclusive"));
-            return Ok(Err(Refusal { why, nearest, is_early: false }));
+            return refuse(why, Some(format!("lsn {from} with --exclusive")), false);
         }
         match served {
-            Served::At { stop: at, target, notices } => {
+            Served::At { stop: at, target, mut notices } => {
+                if *wish.target == RecoveryTarget::Latest {
+                    notices.extend(archive.branches(&history, start).iter().map(left_out));
+                }
                 let mut choice = choice(entry, &history, &reach, stop.max(at), target, notices);
                 choice.has_history = archive.has_history(timeline);
                 Ok(Ok(choice))
             }
-            Served::NotYet(why) => Ok(Err(Refusal { why, nearest: nearest(), is_early: true })),
-            Served::No(why) => Ok(Err(Refusal { why, nearest: nearest(), is_early: false })),
+            Served::NotYet(why) => refuse(why, nearest(), true),
+            Served::No(why) => refuse(why, nearest(), false),
         }
     }
 }

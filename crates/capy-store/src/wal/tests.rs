@@ -1,9 +1,9 @@
 //! The archive as recovery sees it: holes, forks, and what may go.
 
-use capy_format::SegmentFacts;
-use capy_types::{Lsn, SegmentName, SegmentSize, SystemId, TimelineId, WalFile};
+use capy_format::{SegmentFacts, TransactionEnd};
+use capy_types::{Lsn, SegmentName, SegmentSize, SystemId, TimelineId, Timestamp, WalFile};
 
-use super::archive::{Archive, ReachEnd};
+use super::archive::{Archive, Branch, ReachEnd};
 use super::retention::{Base, needed};
 
 const SIZE: u64 = 16 << 20;
@@ -67,14 +67,60 @@ fn a_hole_ends_what_can_be_reached_and_is_named() {
 }
 
 #[test]
-fn the_old_timelines_copy_serves_where_the_new_ones_is_missing() {
+fn the_old_timelines_copy_serves_up_to_the_fork_where_the_new_ones_is_missing() {
     let archive = Archive::made_of(
         [1, 2, 3].map(|n| facts(1, n)).into_iter().chain([facts(2, 4)]).collect(),
         &[(2, 1, lsn(3, 5000))],
     );
     let (segments, ended) = names(&archive, 2, lsn(2, 40));
-    assert_eq!(segments, [segment(1, 2), segment(1, 3), segment(2, 4)].map(|n| n.to_string()));
-    assert_eq!(ended, ReachEnd::Archive);
+    assert_eq!(segments, [segment(1, 2), segment(1, 3)].map(|n| n.to_string()));
+    assert_eq!(ended, ReachEnd::Hole(segment(2, 3)));
+    // Timeline 1 itself has all of it.
+    let history = archive.history(TimelineId::from_u32(1)).expect("known");
+    assert_eq!(archive.reach(&history, lsn(2, 40)).end(), Some(lsn(4, 0)));
+}
+
+/// Where what is planned with ends on timeline 2, and whether a server would go on.
+fn end_on_two(archive: &Archive) -> (Option<Lsn>, bool, ReachEnd) {
+    let history = archive.history(TimelineId::from_u32(2)).expect("known");
+    let reach = archive.reach(&history, lsn(2, 40));
+    (reach.end(), reach.strays, reach.ended)
+}
+
+#[test]
+fn what_the_old_timeline_wrote_after_the_fork_is_not_planned_with_while_the_new_ones_is_not_there() {
+    let archive = |numbers: &[u64], fork: Lsn| {
+        Archive::made_of(numbers.iter().map(|n| facts(1, *n)).collect(), &[(2, 1, fork)])
+    };
+    let missing = || ReachEnd::Fork(segment(2, 3));
+    let within = lsn(3, 5000);
+    assert_eq!(end_on_two(&archive(&[1, 2, 3, 4], within)), (Some(within), true, missing()));
+    assert_eq!(end_on_two(&archive(&[1, 2, 3], within)), (Some(within), true, missing()));
+    // Not archived, or never: nothing to go astray in, yet.
+    let (before, border) = (lsn(3, 0), lsn(4, 0));
+    let not_yet = ReachEnd::Fork(segment(1, 3));
+    assert_eq!(end_on_two(&archive(&[1, 2], within)), (Some(before), false, not_yet));
+    // At the border of two segments.
+    let missing = || ReachEnd::Fork(segment(2, 4));
+    assert_eq!(end_on_two(&archive(&[1, 2, 3], border)), (Some(border), false, missing()));
+    assert_eq!(end_on_two(&archive(&[1, 2, 3, 4], border)), (Some(border), true, missing()));
+}
+
+#[test]
+fn a_branch_that_is_left_out_is_told_when_it_has_transactions() {
+    let branches = |at: Option<Lsn>, start: Lsn| {
+        let mut on = facts(1, 4);
+        on.1.last_end = at.map(|at| TransactionEnd { at, time: Timestamp::from_micros(0) });
+        let segments = [1, 2, 3].map(|n| facts(1, n)).into_iter().chain([on, facts(2, 3)]).collect();
+        let archive = Archive::made_of(segments, &[(2, 1, lsn(3, 5000))]);
+        let history = archive.history(TimelineId::from_u32(2)).expect("known");
+        archive.branches(&history, start)
+    };
+    let told = [Branch { timeline: TimelineId::from_u32(1), left_at: lsn(3, 5000) }];
+    assert_eq!(branches(Some(lsn(4, 100)), lsn(2, 40)), told);
+    assert_eq!(branches(None, lsn(2, 40)), []);
+    // Of a backup that was taken later, that is long past.
+    assert_eq!(branches(Some(lsn(4, 100)), lsn(3, 6000)), []);
 }
 
 #[test]

@@ -261,6 +261,7 @@ fn window(reach: &Reach<'_>, timeline: TimelineId, stop: Lsn, finished: Timestam
 pub(super) fn ended_by(reach: &Reach<'_>) -> String {
     match &reach.ended {
         ReachEnd::Archive => "end of the archive".to_owned(),
+        ReachEnd::Fork(missing) => format!("end of the archive: {missing} is not there yet"),
         ReachEnd::Hole(missing) => format!("{missing} is missing"),
         ReachEnd::Broken(segment, why) => format!("the WAL in {segment} ends early: {why}"),
     }

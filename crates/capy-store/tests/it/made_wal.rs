@@ -8,6 +8,8 @@ const SYSTEM: u64 = 7_000_000_000_000_000_001;
 /// `XLOG_PAGE_MAGIC` of PostgreSQL 15.
 const MAGIC: u16 = 0xD110;
 const PAGE_BYTES: usize = 8192;
+/// The transaction of what is not said to be another's.
+const XID: u32 = 777;
 /// Resource managers and operations: `rmgrlist.h`, `pg_control.h`, `xact.h`.
 const XLOG: u8 = 0;
 const XACT: u8 = 1;
@@ -59,8 +61,13 @@ impl MadeSegment {
         self
     }
 
-    pub(crate) fn commit(mut self, time: Timestamp) -> Self {
-        self.add(XACT, COMMIT, &postgres_time(time).to_le_bytes());
+    pub(crate) fn commit(self, time: Timestamp) -> Self {
+        self.commit_of(XID, time)
+    }
+
+    /// The commit of this transaction.
+    pub(crate) fn commit_of(mut self, xid: u32, time: Timestamp) -> Self {
+        self.add_of(xid, XACT, COMMIT, &postgres_time(time).to_le_bytes());
         self
     }
 
@@ -74,11 +81,15 @@ impl MadeSegment {
     }
 
     fn add(&mut self, rmgr: u8, info: u8, data: &[u8]) {
+        self.add_of(XID, rmgr, info, data);
+    }
+
+    fn add_of(&mut self, xid: u32, rmgr: u8, info: u8, data: &[u8]) {
         let here = self.position().as_u64();
         let mut record = Vec::new();
         let body = if data.is_empty() { 0 } else { 2 + data.len() };
         record.extend((24 + body as u32).to_le_bytes());
-        record.extend(777_u32.to_le_bytes());
+        record.extend(xid.to_le_bytes());
         record.extend(self.previous.to_le_bytes());
         record.extend([info, rmgr, 0, 0, 0, 0, 0, 0]);
         if !data.is_empty() {

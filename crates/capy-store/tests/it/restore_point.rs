@@ -89,6 +89,22 @@ impl Moments {
         (point.state, point.reason.unwrap_or_default())
     }
 
+    /// What a restore to a target would do, on the newest timeline.
+    async fn plan_to(&self, target: RecoveryTarget) -> Result<RecoveryChoice, Error> {
+        let mut recovery = Recovery::to(target);
+        recovery.wal_into = true;
+        let plan =
+            self.repository.plan_recovery(&self.ctx, &"main/latest".parse().unwrap(), recovery).await?;
+        Ok(plan.expect("it needs WAL"))
+    }
+
+    /// Why there is none.
+    async fn unplanned(&self, target: RecoveryTarget) -> String {
+        let error = self.plan_to(target).await.expect_err("it is refused");
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        format!("{error}; {}", error.hint().unwrap_or_default())
+    }
+
     /// What a restore to a label would do; none for a backup as it is.
     async fn plan(&self, label: &str, timeline: TargetTimeline) -> Result<Option<RecoveryChoice>, Error> {
         let mut recovery = Recovery::to(RecoveryTarget::Name(label.to_owned()));
@@ -238,6 +254,55 @@ async fn a_label_means_the_timeline_of_when_it_was_made() {
     // The old timeline gets no more WAL.
     let beyond = moments.create("beyond", RestorePointAt::Lsn(Lsn::from_u64(0x500_0000))).await;
     assert_eq!((beyond.state, beyond.timeline), (RestorePointState::Pending, Some(TimelineId::from_u32(2))));
+}
+
+#[tokio::test]
+async fn what_was_written_behind_a_fork_is_no_target_of_the_timeline_that_left_it() {
+    let (moments, done) = Moments::with_base().await;
+    let before =
+        MadeSegment::new(1, 3).commit_of(801, later(done, 10)).restore_point("kept", later(done, 11));
+    let fork = before.position();
+    let abandoned = before.commit_of(802, later(done, 30)).restore_point("lost", later(done, 31));
+    moments.push(abandoned).await;
+    moments.push(MadeSegment::new(1, 4).commit_of(803, later(done, 40))).await;
+    moments.push_file("00000002.history", format!("1\t{fork}\ttest\n").as_bytes()).await;
+
+    let latest = moments.plan_to(RecoveryTarget::Latest).await.unwrap();
+    let last = Lsn::from_u64(fork.as_u64() - 104);
+    assert_eq!((latest.timeline, latest.target), (TimelineId::from_u32(2), format!("lsn {last}")));
+    assert_eq!((latest.end_lsn, latest.last_segment), (fork, MadeSegment::new(1, 3).name()));
+    let missing = MadeSegment::new(2, 3).name();
+    assert!(latest.notices.iter().any(|notice| notice.contains(&missing)), "{:?}", latest.notices);
+    for (target, found) in [
+        (RecoveryTarget::Name("kept".to_owned()), true),
+        (RecoveryTarget::Name("lost".to_owned()), false),
+        (RecoveryTarget::Xid(801), true),
+        (RecoveryTarget::Xid(802), false),
+        (RecoveryTarget::Xid(803), false),
+        (RecoveryTarget::Time(later(done, 5)), true),
+        (RecoveryTarget::Time(later(done, 20)), false),
+        (RecoveryTarget::Lsn(last), true),
+        (RecoveryTarget::Lsn(fork), false),
+        (RecoveryTarget::Lsn(Lsn::from_u64(0x400_0028)), false),
+    ] {
+        if found {
+            moments.plan_to(target).await.unwrap();
+        } else {
+            let said = moments.unplanned(target.clone()).await;
+            assert!(said.contains(&format!("end of the archive: {missing}")), "{target:?}: {said}");
+        }
+    }
+    // With a later segment of the new timeline it is a hole.
+    moments.push(MadeSegment::new(2, 4).commit_of(804, later(done, 50))).await;
+    let said = moments.unplanned(RecoveryTarget::Xid(804)).await;
+    assert!(said.contains(&format!("{missing} is missing")), "{said}");
+    let latest = moments.plan_to(RecoveryTarget::Latest).await.unwrap();
+    assert_eq!((latest.target, latest.end_lsn), (format!("lsn {last}"), fork));
+    // And with its own copy all is well.
+    let own = MadeSegment::new(2, 3).commit_of(801, later(done, 10)).restore_point("kept", later(done, 11));
+    moments.push(own.commit_of(805, later(done, 45))).await;
+    assert_eq!(moments.plan_to(RecoveryTarget::Latest).await.unwrap().target, "latest");
+    moments.plan_to(RecoveryTarget::Xid(804)).await.unwrap();
 }
 
 #[tokio::test]

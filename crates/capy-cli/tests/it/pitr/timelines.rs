@@ -8,7 +8,7 @@ use capy_testkit::postgres::Cluster;
 use super::any_major;
 use super::harness::{
     archive_all, archive_all_into, archived, archiving, check_promoted, insert, insert_and_archive, object,
-    of_main, prepare, recovers_to, refused, restore_point, rows, start, timeline, windows,
+    of_main, prepare, recovers_to, refused, restore, restore_point, rows, start, timeline, windows,
 };
 use crate::archiving::{Archiving, until};
 
@@ -104,6 +104,27 @@ fn a_base_backup_after_a_promotion_belongs_to_its_branch() {
     new.start_server();
     until("it is promoted", || new.sql("select pg_is_in_recovery()") == "f");
     archiving.server.stop_server();
+    // Of the new timeline there is only its history yet: what the old one wrote after the fork is no part
+    // of it, though a server would go on in it.
+    until("its history", || object(&archiving, "00000002.history").exists());
+    for options in [&["--target", "latest"][..], &["--target", "latest", "--wal-into"]] {
+        let (mut copy, report) = prepare(&archiving, "main/latest", options);
+        let notices = report["notices"].to_string();
+        for told in ["recovery stops at 0/", "--target-timeline 1 recovers them"] {
+            assert!(notices.contains(told), "{notices}");
+        }
+        copy.start_server();
+        check_promoted(&copy, "1 2", &options.join(" "));
+        assert_eq!(timeline(&copy), 3);
+    }
+    refused(
+        &archiving,
+        &["--target-name", "after_3"],
+        "no restore point of that name is in the WAL",
+        "after_2",
+    );
+    let standby = restore(&archiving, &archiving.path("standby"), "main/latest", &["--standby"]).with_code(3);
+    assert!(standby.text().contains("would replay what is not its history"), "{}", standby.text());
     let conninfo = format!("{} user=postgres", new.address());
     archiving.run(&["backup", "--cluster", "main", "--pg", &conninfo]).ok();
     insert(&new, 4);

@@ -9,7 +9,7 @@ use capy_postgres::recovery::RecoveryTarget;
 use capy_postgres::wal::{SegmentScanner, WalEvent, decode_event, read_header};
 use capy_types::{Ctx, ErrorKind, Lsn, SegmentName, Timestamp, WalFile};
 
-use super::super::archive::{Archive, Reach, ReachEnd};
+use super::super::archive::{Archive, Branch, Reach, ReachEnd};
 use super::super::borders::End;
 use super::super::windows::ended_by;
 use super::Wish;
@@ -39,7 +39,7 @@ impl Repository {
         let at = |stop, notices| Served::At { stop, target: wish.target.clone(), notices };
         Ok(match wish.target {
             RecoveryTarget::Immediate => at(consistent, Vec::new()),
-            RecoveryTarget::Latest => at(reach.end().unwrap_or(consistent), latest_notices(reach)),
+            RecoveryTarget::Latest => latest(reach, consistent, wish.standby),
             RecoveryTarget::Lsn(lsn) => match reach.last_record() {
                 _ if *lsn < consistent => Served::No(format!("it is consistent only from {consistent} on")),
                 Some(last) if *lsn <= last => at(*lsn, Vec::new()),
@@ -69,8 +69,8 @@ impl Repository {
         let is_after = |found: Timestamp| if inclusive { found > time } else { found >= time };
         let mut later =
             reach.segments.iter().filter(|(_, f)| f.times.is_some_and(|(_, latest)| is_after(latest)));
-        if let Some((name, _)) = later.next() {
-            let ends = self.transaction_ends(archive, *name).await?;
+        if let Some((name, facts)) = later.next() {
+            let ends = self.transaction_ends(archive, *name, facts.end).await?;
             let first = ends.iter().find(|end| is_after(end.time)).map(|end| end.lsn);
             let first = first.unwrap_or_else(|| name.end());
             return Ok(if first < consistent {
@@ -113,7 +113,7 @@ impl Repository {
             if facts.commits + facts.aborts == 0 {
                 continue;
             }
-            let ends = self.transaction_ends(archive, *name).await?;
+            let ends = self.transaction_ends(archive, *name, facts.end).await?;
             if let Some(end) = ends.iter().find(|end| end.xid == Some(wanted)) {
                 return Ok(if end.lsn < consistent {
                     Served::No(format!("transaction {xid} ended at {}, before the backup's end", end.lsn))
@@ -125,11 +125,13 @@ impl Repository {
         Ok(ends_before(reach, format!("no transaction {xid} ends in the WAL: {}", ended_by(reach))))
     }
 
-    /// Every commit and abort whose record begins in a segment.
+    /// Every commit and abort whose record begins in a segment, before `until`: an older timeline's
+    /// serves up to the fork only.
     pub(in crate::wal) async fn transaction_ends(
         &self,
         archive: &Archive,
         name: SegmentName,
+        until: Lsn,
     ) -> Result<Vec<End>> {
         let file = WalFile::from(name);
         let missing = || Error::new(ErrorKind::NotFound, format!("{file} is not in the archive any more"));
@@ -152,6 +154,7 @@ impl Repository {
         let scanned = scanned.map_err(|_| Error::new(ErrorKind::Internal, "a thread panicked"))?;
         let mut ends = scanned.map_err(|error| Error::new(ErrorKind::Corrupt, format!("{file}: {error}")))?;
         ends.extend(archive.crossing_end(name));
+        ends.retain(|end| end.lsn < until);
         Ok(ends)
     }
 }
@@ -177,7 +180,7 @@ pub(super) fn minimal_from(reach: &Reach<'_>, start: Lsn, stop: Lsn) -> Option<L
 /// A target behind the end of the WAL: of the archive, which may grow, or at a hole, which stays.
 fn ends_before(reach: &Reach<'_>, why: String) -> Served {
     match reach.ended {
-        ReachEnd::Archive => Served::NotYet(why),
+        ReachEnd::Archive | ReachEnd::Fork(_) => Served::NotYet(why),
         ReachEnd::Hole(_) | ReachEnd::Broken(..) => Served::No(why),
     }
 }
@@ -207,9 +210,40 @@ fn named(
     }
 }
 
-fn latest_notices(reach: &Reach<'_>) -> Vec<String> {
-    match &reach.ended {
-        ReachEnd::Archive => Vec::new(),
-        _ => vec![format!("there is later WAL that cannot be reached: {}", ended_by(reach))],
+/// The end of what is archived of the history. Left to itself a server would go on behind it in what
+/// an older timeline wrote after it was left, now or when that is archived: so it is given a position.
+fn latest(reach: &Reach<'_>, consistent: Lsn, standby: bool) -> Served {
+    let stop = reach.end().unwrap_or(consistent).max(consistent);
+    let mut notices = Vec::new();
+    if let ReachEnd::Hole(_) | ReachEnd::Broken(..) = reach.ended {
+        notices.push(format!("there is later WAL that cannot be reached: {}", ended_by(reach)));
     }
+    if reach.strays && standby {
+        // A standby has no target at which it would stay one.
+        return ends_before(
+            reach,
+            format!("a standby would replay what is not its history: {}", ended_by(reach)),
+        );
+    }
+    let last = reach.last_record().filter(|_| reach.strays || matches!(reach.ended, ReachEnd::Fork(_)));
+    let target = match last.filter(|_| !standby) {
+        None => RecoveryTarget::Latest,
+        Some(last) => {
+            let missing = ended_by(reach);
+            notices.push(format!(
+                "recovery stops at {stop}, where what is archived of this history ends: {missing}"
+            ));
+            if last < consistent { RecoveryTarget::Immediate } else { RecoveryTarget::Lsn(last) }
+        }
+    };
+    Served::At { stop, target, notices }
+}
+
+/// A branch that `latest` does not follow.
+pub(super) fn left_out(branch: &Branch) -> String {
+    let Branch { timeline, left_at } = branch;
+    format!(
+        "timeline {timeline} has transactions behind {left_at}, where this history left it: they are left \
+         out, and --target-timeline {timeline} recovers them"
+    )
 }
