@@ -2,10 +2,11 @@
 //!
 //! Gathered facts say of whole runs of segments that they are there; only the names between and
 //! after those runs are listed, and only the facts of files outside of them are read one by one. A
-//! run is believed as long as its first segment exists: expiry removes WAL from the oldest on. A
-//! restore looks at the names themselves again.
+//! run is believed as long as its first segment exists: expiry removes WAL from the oldest on. Who
+//! relies on a segment within a run, as a restore does, asks
+//! [`absent_wal`](Repository::absent_wal): that lists the names of these.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use capy_format::{ObjectKind, WalFacts, names};
 use capy_objects::{ObjectInfo, StoreErrorKind};
@@ -89,6 +90,38 @@ impl Repository {
     /// Safe to drop; nothing is written.
     pub async fn list_wal(&self, cluster: &ClusterName) -> Result<Vec<(WalFile, u64)>, RepoError> {
         self.list_between(cluster, &[]).await
+    }
+
+    /// Those of `files`, in the order of their names, that are not there.
+    ///
+    /// # Errors
+    /// Store errors.
+    ///
+    /// # Cancellation
+    /// Safe to drop: nothing is written.
+    pub async fn absent_wal(
+        &self,
+        cluster: &ClusterName,
+        files: &[WalFile],
+    ) -> Result<Vec<WalFile>, RepoError> {
+        let mut absent = Vec::new();
+        for files in files.chunk_by(|a, b| a.timeline() == b.timeline()) {
+            let (Some(first), Some(last)) = (files.first(), files.last()) else { continue };
+            let prefix = names::wal_timeline(cluster, first.timeline());
+            let (first, last) = (names::wal(cluster, first), names::wal(cluster, last));
+            // Names after another, which has to be before the first.
+            let before = first.get(..first.len() - 1).unwrap_or_default();
+            let mut listed = self.store().list_after(&prefix, before);
+            let mut there = BTreeSet::new();
+            while let Some(info) = listed.try_next().await? {
+                if info.name > last {
+                    break;
+                }
+                there.insert(info.name);
+            }
+            absent.extend(files.iter().filter(|file| !there.contains(&names::wal(cluster, file))).cloned());
+        }
+        Ok(absent)
     }
 
     /// The facts objects, by the runs they cover. Of two that overlap, the longer is kept.

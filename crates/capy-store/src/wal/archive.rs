@@ -105,6 +105,31 @@ impl Archive {
         Ok(archive)
     }
 
+    /// Those of `segments` that are not there any more, though gathered facts tell of them. From now on
+    /// nothing is planned with them.
+    pub(crate) async fn lose_absent(
+        &mut self,
+        repository: &Repository,
+        segments: &[WalFile],
+    ) -> Result<Vec<WalFile>> {
+        // What was listed or read when the archive was loaded is known to be there.
+        let is_gathered = |file: &&WalFile| {
+            self.catalog.files.get(*file).is_some_and(|listed| listed.stored_bytes.is_none())
+        };
+        let gathered: Vec<_> = segments.iter().filter(is_gathered).cloned().collect();
+        let absent = repository.repo.absent_wal(&self.cluster, &gathered).await?;
+        for file in &absent {
+            self.catalog.files.remove(file);
+            if let Some(name) = file.segment(self.segment_size()) {
+                self.segments.remove(&name);
+            }
+        }
+        if !absent.is_empty() {
+            self.end_at_forks(repository).await?;
+        }
+        Ok(absent)
+    }
+
     /// Reads the segments that stand for a newer timeline's copy, to know what of them is its history.
     async fn end_at_forks(&mut self, repository: &Repository) -> Result<()> {
         for (name, end) in self.overlong() {

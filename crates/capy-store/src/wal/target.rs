@@ -100,10 +100,16 @@ impl Unreachable {
 impl Repository {
     /// Finds the backup and the WAL for a wish.
     pub(crate) async fn choose_recovery(&self, ctx: &Ctx, wish: &Wish<'_>) -> Result<RecoveryChoice> {
-        let archive = Archive::load(self, ctx, wish.cluster).await?;
+        let mut archive = Archive::load(self, ctx, wish.cluster).await?;
         let root = self.repo.root().await?;
-        let chosen = self.choose_from(ctx, &archive, &root.backups, wish).await?;
-        chosen.map_err(Unreachable::into_error)
+        // Each round takes away a segment that was lost, and there is no end to the rounds but that.
+        loop {
+            let chosen = self.choose_from(ctx, &archive, &root.backups, wish).await?;
+            let choice = chosen.map_err(Unreachable::into_error)?;
+            if archive.lose_absent(self, &choice.segments).await?.is_empty() {
+                return Ok(choice);
+            }
+        }
     }
 
     /// As [`choose_recovery`](Self::choose_recovery), in an archive and backups that are loaded.

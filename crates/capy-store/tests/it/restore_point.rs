@@ -333,6 +333,41 @@ async fn a_backup_without_its_wal_waits_for_it() {
 }
 
 #[tokio::test]
+async fn a_segment_that_was_lost_from_the_middle_of_the_archive_is_missed_before_a_restore_begins() {
+    let fixture = Fixture::new().await;
+    let done = fixture.back_up(BaseTar::new(1).bytes()).await.backup.finished_at;
+    let mut segments = vec![MadeSegment::new(1, 2).up_to(STOP)];
+    // So many that their facts are gathered.
+    segments
+        .extend((3..=70).map(|n| MadeSegment::new(1, n).commit(later(done, 10 * i64::try_from(n).unwrap()))));
+    for segment in segments {
+        let path = fixture.path(&segment.name());
+        std::fs::write(&path, segment.bytes()).unwrap();
+        fixture.repository.push_wal(&fixture.ctx, &cluster(), &path).await.unwrap();
+        std::fs::remove_file(path).unwrap();
+    }
+    let plan = async |target: RecoveryTarget| {
+        let mut recovery = Recovery::to(target);
+        recovery.wal_into = true;
+        Ok::<_, Error>(fixture.repository.plan_recovery(&fixture.ctx, &latest(), recovery).await?.unwrap())
+    };
+    let (early, late) = (RecoveryTarget::Time(later(done, 105)), RecoveryTarget::Time(later(done, 505)));
+    assert_eq!(plan(RecoveryTarget::Latest).await.unwrap().last_segment, MadeSegment::new(1, 70).name());
+    assert_eq!(fixture.objects("wal-facts").len(), 1);
+    plan(late.clone()).await.unwrap();
+
+    let lost = MadeSegment::new(1, 40).name();
+    std::fs::remove_file(fixture.path("repo/wal/main/00000001").join(&lost)).unwrap();
+    let error = plan(late).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains(&format!("{lost} is missing")), "{error}");
+    let choice = plan(RecoveryTarget::Latest).await.unwrap();
+    assert_eq!(choice.last_segment, MadeSegment::new(1, 39).name());
+    assert!(choice.notices[0].contains(&format!("{lost} is missing")), "{:?}", choice.notices);
+    plan(early).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_damaged_restore_point_is_told_and_does_not_keep_a_recovery_from_the_logs_own_names() {
     let fixture = Fixture::new().await;
     fixture.back_up(BaseTar::new(1).bytes()).await;
