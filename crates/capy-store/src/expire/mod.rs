@@ -61,11 +61,12 @@ impl Repository {
     ///
     /// Never removed are: pinned backups; the newest sound backup of each series (the base backups
     /// of a cluster, its streams of each database); damaged ones that no sound one follows;
-    /// backups dated in the future.
+    /// backups dated in the future; and, where nothing else that is kept does, the newest base backup
+    /// that leads to the newest timeline of the cluster's archive.
     ///
     /// # Errors
     /// `Invalid` when the policy has no rule or a rule of zero; `NotFound` when the cluster that is
-    /// named has no backups; `Unavailable`.
+    /// named has no backups; `Corrupt` when an archive's histories cannot be read; `Unavailable`.
     ///
     /// # Cancellation
     /// Safe to drop: all backups that go are gone, or none; of their WAL the oldest is gone first.
@@ -85,7 +86,8 @@ impl Repository {
     #[instrument(skip_all)]
     pub async fn expire(&self, ctx: &Ctx, options: &ExpireOptions) -> Result<ExpireReport> {
         options.policy.check()?;
-        let mut report = cancellable(ctx, self.decide_and_remove(options)).await?;
+        let leading = cancellable(ctx, self.leading_backups(ctx, options)).await?;
+        let mut report = cancellable(ctx, self.decide_and_remove(options, &leading)).await?;
         if let (Some(cluster), [], []) = (&options.cluster, &*report.kept, &*report.expired) {
             return Err(Error::new(ErrorKind::NotFound, format!("no backups of cluster {cluster}")));
         }
@@ -101,15 +103,24 @@ impl Repository {
 
     /// Removes the WAL that only expired backups could use.
     async fn expire_wal(&self, ctx: &Ctx, report: &mut ExpireReport, dry_run: bool) -> Result<()> {
-        let sessions = self.repo.root().await?.sessions;
+        // One root: a backup that ends meanwhile is either among its sessions or among its backups.
+        let root = self.repo.root().await?;
+        let gone: BTreeSet<_> = report.expired.iter().map(|gone| gone.backup.backup_key.clone()).collect();
         let clusters: BTreeSet<_> = report.kept.iter().map(|kept| kept.backup.cluster.clone()).collect();
         for cluster in clusters {
-            let own: Vec<_> =
-                report.kept.iter().map(|kept| &kept.backup).filter(|b| b.cluster == cluster).collect();
+            let Some(identity) = self.repo.archive(&cluster).await? else { continue };
+            let is_kept_base = |entry: &&BackupEntry| {
+                entry.key.cluster == cluster
+                    && !gone.contains(&entry.key)
+                    && entry.kind == capy_format::BackupKind::Base
+                    && entry.system_id == Some(identity.system_id)
+            };
+            let bases: Vec<_> = root.backups.iter().filter(is_kept_base).map(convert::info).collect();
             // A backup that still runs may have begun before all that are kept, and needs its WAL.
-            let oldest = own.iter().map(|backup| backup.created_at).min();
+            let oldest = bases.iter().map(|backup| backup.created_at).min();
             let since = Timestamp::from_micros(self.clock().now().as_micros() - RUNNING_MAX_MICROS);
-            let earlier = sessions.iter().find(|s| s.started_at >= since && Some(s.started_at) <= oldest);
+            let earlier =
+                root.sessions.iter().find(|s| s.started_at >= since && Some(s.started_at) <= oldest);
             if let Some(session) = earlier {
                 report.notices.push(format!(
                     "the WAL of {cluster} stays: a backup that began at {} may still run and need it",
@@ -117,7 +128,14 @@ impl Repository {
                 ));
                 continue;
             }
-            let UnneededWal { files, in_parts } = self.unneeded_wal(ctx, &cluster, &own).await?;
+            let UnneededWal { files, in_parts, without_base } =
+                self.unneeded_wal(ctx, &cluster, &bases).await?;
+            if let Some(timeline) = without_base {
+                report.notices.push(format!(
+                    "the WAL of timeline {timeline} of {cluster} stays, though no base backup that is kept \
+                     leads to it: take one"
+                ));
+            }
             if !in_parts.is_empty() {
                 let count = in_parts.len();
                 report
@@ -137,12 +155,29 @@ impl Repository {
         Ok(())
     }
 
-    async fn decide_and_remove(&self, options: &ExpireOptions) -> Result<ExpireReport> {
+    /// For each archive, the base backups from which a recovery can follow its newest timeline.
+    async fn leading_backups(&self, ctx: &Ctx, options: &ExpireOptions) -> Result<Vec<BTreeSet<BackupKey>>> {
+        let root = self.repo.root().await?;
+        let clusters: BTreeSet<_> = root.backups.iter().map(|entry| &entry.key.cluster).collect();
+        let mut leading = Vec::new();
+        for cluster in clusters.into_iter().filter(|name| options.cluster.as_ref().is_none_or(|c| c == *name))
+        {
+            ctx.check()?;
+            leading.push(self.leading_to_newest(ctx, cluster, &root.backups).await?);
+        }
+        Ok(leading)
+    }
+
+    async fn decide_and_remove(
+        &self,
+        options: &ExpireOptions,
+        leading: &[BTreeSet<BackupKey>],
+    ) -> Result<ExpireReport> {
         if options.dry_run {
-            return Ok(decide(&self.repo.root().await?.backups, options, self.clock().now())?);
+            return Ok(decide(&self.repo.root().await?.backups, options, leading, self.clock().now())?);
         }
         let choose = |entries: &[BackupEntry]| {
-            let report = decide(entries, options, self.clock().now())?;
+            let report = decide(entries, options, leading, self.clock().now())?;
             let keys = report.expired.iter().map(|expired| expired.backup.backup_key.clone()).collect();
             Ok((keys, report))
         };
@@ -154,12 +189,14 @@ impl Repository {
 fn decide(
     entries: &[BackupEntry],
     options: &ExpireOptions,
+    leading: &[BTreeSet<BackupKey>],
     now: Timestamp,
 ) -> std::result::Result<ExpireReport, RepoError> {
     let asked = |entry: &&BackupEntry| options.cluster.as_ref().is_none_or(|name| entry.key.cluster == *name);
     let backups: Vec<_> = entries.iter().filter(asked).map(convert::info).collect();
     let decided = plan(&backups, &options.policy, now);
     let mut plan = decided.map_err(|error| RepoError::Invalid { what: error.to_string() })?;
+    leading.iter().for_each(|leading| plan.keep_one_of(leading));
     if let Some(shown) = &options.shown {
         plan.limit_to(shown);
     }

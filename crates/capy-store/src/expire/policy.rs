@@ -226,6 +226,22 @@ impl ExpirePlan {
         self.expired.sort_by(|a, b| order(&a.backup).cmp(&order(&b.backup)));
     }
 
+    /// Keeps, of backups that lead to an archive's newest timeline, the newest sound one, if none of
+    /// them would be kept: without it what is written there now could not be recovered.
+    pub(super) fn keep_one_of(&mut self, leading: &BTreeSet<BackupKey>) {
+        let leads = |backup: &BackupInfo| leading.contains(&backup.backup_key);
+        let mut kept = self.kept.iter().map(|kept| &kept.backup).filter(|backup| leads(backup));
+        if kept.any(is_sound) {
+            return;
+        }
+        let goes = |expired: &ExpiredBackup| leads(&expired.backup) && is_sound(&expired.backup);
+        if let Some(at) = self.expired.iter().rposition(goes) {
+            let backup = self.expired.remove(at).backup;
+            self.kept.push(KeptBackup { backup, reasons: vec![KeepReason::NewestTimeline] });
+            self.sort();
+        }
+    }
+
     /// Keeps what would go but is not in `shown`.
     pub(super) fn limit_to(&mut self, shown: &BTreeSet<BackupKey>) {
         let (expired, others): (Vec<_>, Vec<_>) =

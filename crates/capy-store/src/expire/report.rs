@@ -33,6 +33,8 @@ pub enum KeepReason {
     NothingNewer,
     /// It is dated after the present: a clock is wrong, here or where it was taken.
     Future,
+    /// Of those that lead to the newest timeline of the archive, it is the newest.
+    NewestTimeline,
     /// It would go, but was not among those that were shown.
     NotShown,
 }
@@ -53,6 +55,7 @@ impl KeepReason {
             Self::Yearly => "yearly",
             Self::NothingNewer => "no sound backup is newer",
             Self::Future => "dated in the future",
+            Self::NewestTimeline => "leads to the newest timeline",
             Self::NotShown => "not shown before",
         }
     }

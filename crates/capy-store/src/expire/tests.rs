@@ -101,6 +101,30 @@ fn kept(backups: &[BackupInfo], policy: &RetentionPolicy) -> Vec<String> {
     planned(backups, policy).kept.iter().map(|kept| kept.backup.id.to_string()).collect()
 }
 
+#[test]
+fn the_newest_backup_that_leads_to_the_newest_timeline_stays_when_no_other_does() {
+    let keys = |ids: &[&str]| ids.iter().map(|id| format!("main/{id}").parse().unwrap()).collect();
+    let after = |backups: &[BackupInfo], leading: &[&str]| {
+        let mut plan = planned(backups, &policy(|p| p.keep_full = Some(2)));
+        plan.keep_one_of(&keys(leading));
+        plan.check(time(NOW)).unwrap();
+        plan
+    };
+    let ids = |plan: &ExpirePlan| -> Vec<String> {
+        plan.kept.iter().map(|kept| kept.backup.id.to_string()).collect()
+    };
+    let plan = after(&january(), &["d05", "d07", "d09"]);
+    assert_eq!(ids(&plan), ["d09", "d30", "d31"]);
+    assert_eq!(reasons(&plan, "d09"), [KeepReason::NewestTimeline]);
+    for enough in [&["d05", "d30"][..], &[]] {
+        assert_eq!(ids(&after(&january(), enough)), ["d30", "d31"]);
+    }
+    // One that is not sound does not stand in for it.
+    let mut backups = january();
+    backups[8] = failed(backups[8].clone());
+    assert_eq!(ids(&after(&backups, &["d05", "d07", "d09"])), ["d07", "d30", "d31"]);
+}
+
 fn reasons(plan: &ExpirePlan, id: &str) -> Vec<KeepReason> {
     let found = plan.kept.iter().find(|kept| kept.backup.id.as_str() == id);
     found.unwrap_or_else(|| panic!("{id} is not kept")).reasons.clone()

@@ -2,26 +2,48 @@
 //!
 //! Contained by: expire. A segment stays if it lies on any history that a kept base backup can
 //! follow, at or after the backup's start; histories stay for ever. Where anything is not known (no
-//! backup is kept, a history file is missing) everything stays.
+//! backup is kept, a history file is missing) everything stays. So does the newest timeline, which may
+//! have no base backup yet.
 
 use std::collections::BTreeSet;
 
-use capy_types::{ClusterName, Ctx, Lsn, SegmentName, TimelineId, WalFile, WalFileKind};
+use capy_format::BackupEntry;
+use capy_postgres::TimelineHistory;
+use capy_types::{BackupKey, ClusterName, Ctx, Lsn, SegmentName, TimelineId, WalFile, WalFileKind};
 
 use super::archive::Archive;
-use crate::{BackupInfo, BackupKind, Repository, Result};
+use super::windows::bases;
+use crate::{BackupInfo, Repository, Result};
 
 impl Repository {
-    /// What none of the `kept` backups needs of an archive; nothing when there is no archive.
+    /// The base backups among `backups` from which a recovery can follow the newest timeline of an
+    /// archive; none when there is no archive.
+    pub(crate) async fn leading_to_newest(
+        &self,
+        ctx: &Ctx,
+        cluster: &ClusterName,
+        backups: &[BackupEntry],
+    ) -> Result<BTreeSet<BackupKey>> {
+        if self.repo.archive(cluster).await?.is_none() {
+            return Ok(BTreeSet::new());
+        }
+        let archive = Archive::load(self, ctx, cluster).await?;
+        let newest = archive.timelines().into_iter().max();
+        let Some(history) = newest.and_then(|newest| archive.history(newest).ok()) else {
+            return Ok(BTreeSet::new());
+        };
+        let bases = bases(backups, &archive);
+        let leading = bases.into_iter().filter(|entry| leads_to(&history, entry));
+        Ok(leading.map(|entry| entry.key.clone()).collect())
+    }
+
+    /// What none of the `kept` base backups of its system needs of an archive.
     pub(crate) async fn unneeded_wal(
         &self,
         ctx: &Ctx,
         cluster: &ClusterName,
-        kept: &[&BackupInfo],
+        kept: &[BackupInfo],
     ) -> Result<UnneededWal> {
-        if self.repo.archive(cluster).await?.is_none() {
-            return Ok(UnneededWal::default());
-        }
         let in_parts = self.repo.segments_in_parts(cluster).await?;
         let archive = Archive::load(self, ctx, cluster).await?;
         Ok(unneeded(&archive, in_parts.into_iter().map(|(segment, _)| segment), kept))
@@ -35,6 +57,17 @@ pub(crate) struct UnneededWal {
     pub(crate) files: Vec<WalFile>,
     /// Segments of which there are parts.
     pub(crate) in_parts: Vec<WalFile>,
+    /// The newest timeline, when no kept backup leads to it. Its WAL stays all the same.
+    pub(crate) without_base: Option<TimelineId>,
+}
+
+/// Whether a recovery from a backup can follow `history`.
+fn leads_to(history: &TimelineHistory, entry: &BackupEntry) -> bool {
+    let (Some(own), Some(start), Some(stop)) = (entry.timeline, entry.start_lsn, entry.stop_lsn) else {
+        return false;
+    };
+    let last_byte = Lsn::from_u64(stop.as_u64().saturating_sub(1));
+    history.contains(own, start) && history.contains(own, last_byte)
 }
 
 /// Where a kept base backup begins.
@@ -43,12 +76,9 @@ pub(super) struct Base {
     pub(super) start: Lsn,
 }
 
-fn unneeded(archive: &Archive, in_parts: impl Iterator<Item = WalFile>, kept: &[&BackupInfo]) -> UnneededWal {
-    let own = |backup: &&&BackupInfo| {
-        backup.kind == BackupKind::Base && backup.system_id == Some(archive.identity.system_id)
-    };
-    let placed = |backup: &&BackupInfo| Some(Base { timeline: backup.timeline?, start: backup.start_lsn? });
-    let bases: Vec<Option<Base>> = kept.iter().filter(own).map(placed).collect();
+fn unneeded(archive: &Archive, in_parts: impl Iterator<Item = WalFile>, kept: &[BackupInfo]) -> UnneededWal {
+    let placed = |backup: &BackupInfo| Some(Base { timeline: backup.timeline?, start: backup.start_lsn? });
+    let bases: Vec<Option<Base>> = kept.iter().map(placed).collect();
     // A base whose place is not known could need anything.
     let Some(bases) = bases.into_iter().collect::<Option<Vec<Base>>>().filter(|bases| !bases.is_empty())
     else {
@@ -60,6 +90,7 @@ fn unneeded(archive: &Archive, in_parts: impl Iterator<Item = WalFile>, kept: &[
     UnneededWal {
         files: files.filter(|file| goes(file)).cloned().collect(),
         in_parts: in_parts.filter(goes).collect(),
+        without_base: needed.without_base,
     }
 }
 
@@ -67,17 +98,20 @@ fn unneeded(archive: &Archive, in_parts: impl Iterator<Item = WalFile>, kept: &[
 pub(super) struct Needed {
     from: Vec<(TimelineId, SegmentName)>,
     unknown: BTreeSet<TimelineId>,
+    without_base: Option<TimelineId>,
 }
 
 impl Needed {
     pub(super) fn keeps(&self, name: SegmentName) -> bool {
         let timeline = name.timeline();
-        self.unknown.contains(&timeline) || self.from.iter().any(|(t, from)| *t == timeline && name >= *from)
+        self.unknown.contains(&timeline)
+            || self.without_base == Some(timeline)
+            || self.from.iter().any(|(t, from)| *t == timeline && name >= *from)
     }
 }
 
 pub(super) fn needed(archive: &Archive, bases: &[Base]) -> Needed {
-    let mut needed = Needed { from: Vec::new(), unknown: BTreeSet::new() };
+    let mut needed = Needed { from: Vec::new(), unknown: BTreeSet::new(), without_base: None };
     for timeline in archive.timelines() {
         let Ok(history) = archive.history(timeline) else {
             needed.unknown.insert(timeline);
@@ -90,5 +124,9 @@ pub(super) fn needed(archive: &Archive, bases: &[Base]) -> Needed {
             needed.from.extend(way.filter(|t| *t >= base.timeline).map(|t| (t, first.on(t))));
         }
     }
+    let newest = archive.timelines().into_iter().max();
+    needed.without_base = newest.filter(|newest| {
+        !needed.unknown.contains(newest) && needed.from.iter().all(|(timeline, _)| timeline != newest)
+    });
     needed
 }

@@ -177,6 +177,9 @@ fn wal_goes_only_below_the_oldest_kept_base_of_each_history() {
     // A base of timeline 2 needs nothing of timeline 1: neither what is before nor the other branch.
     let gone = [segment(1, 1), segment(1, 2), segment(1, 3), segment(1, 5), segment(1, 6), segment(2, 3)];
     assert_eq!(may_go(&archive, &[(2, lsn(4, 40))]), gone.map(|name| name.to_string()));
+    // The newest timeline stays, though no base leads to it.
+    let gone = [segment(1, 1), segment(1, 2), segment(1, 3)].map(|name| name.to_string());
+    assert_eq!(may_go(&archive, &[(1, lsn(5, 40))]), gone);
     // Two bases: each keeps its own way.
     let gone = [segment(1, 1), segment(1, 2), segment(1, 3)].map(|name| name.to_string());
     assert_eq!(may_go(&archive, &[(1, lsn(5, 40)), (2, lsn(3, 6000))]), gone);

@@ -9,8 +9,9 @@ use capy_store::{
     InitOptions, KeepReason, Key, Location, Repository, RetentionPolicy,
 };
 
-use crate::base_tar::{BaseTar, START};
+use crate::base_tar::{BaseTar, START, STOP};
 use crate::fixture::Fixture;
+use crate::made_wal::MadeSegment;
 
 /// A repository in memory.
 struct Memory {
@@ -216,6 +217,51 @@ async fn a_backup_that_is_still_running_is_not_garbage() {
     assert_eq!(keys(report.expired.iter().map(|e| &e.backup)), ["main/s0"]);
     assert!(finished.unwrap().is_complete());
     assert_eq!(memory.listed().await, ["main/s1", "main/running"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_wal_of_a_backup_that_began_before_all_bases_that_are_kept_stays() {
+    let fixture = Fixture::new().await;
+    // An older dump says nothing of the base backups.
+    let dump = |input| {
+        let mut options = BackupOptions::new("main".parse().unwrap());
+        options.database = Some("shop".to_owned());
+        fixture.repository.backup(&fixture.ctx, BackupSource::stream("dump.sql", input), options)
+    };
+    dump(Box::new(&b"select 1;"[..]) as Box<dyn std::io::Read + Send>).await.unwrap();
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let running = dump(Box::new(reader));
+    let meanwhile = async {
+        writer.write_all(b"first half, ").unwrap();
+        let sessions = async || {
+            let root = fixture.repository.inspect_root(&fixture.ctx, None).await.unwrap().content;
+            root["sessions"].as_array().unwrap().len()
+        };
+        while sessions().await == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        fixture.back_up(BaseTar::new(1).bytes()).await;
+        for segment in [MadeSegment::new(1, 1), MadeSegment::new(1, 2).up_to(STOP)] {
+            let path = fixture.path(&segment.name());
+            std::fs::write(&path, segment.bytes()).unwrap();
+            fixture.repository.push_wal(&fixture.ctx, &"main".parse().unwrap(), &path).await.unwrap();
+        }
+        let during = expire_to_one(&fixture).await;
+        drop(writer);
+        during
+    };
+    let (finished, during) = tokio::join!(running, meanwhile);
+    finished.unwrap();
+    assert!(during.wal.is_empty(), "{:?}", during.wal);
+    assert!(during.notices[0].contains("may still run and need it"), "{:?}", during.notices);
+    let after = expire_to_one(&fixture).await;
+    assert_eq!((after.wal[0].files, &after.wal[0].first), (1, &MadeSegment::new(1, 1).name()));
+}
+
+async fn expire_to_one(fixture: &Fixture) -> ExpireReport {
+    let mut policy = RetentionPolicy::default();
+    policy.keep_full = Some(1);
+    fixture.repository.expire(&fixture.ctx, &ExpireOptions::new(policy)).await.unwrap()
 }
 
 #[tokio::test]

@@ -97,8 +97,9 @@ on_each_major! {
 fn a_base_backup_after_a_promotion_belongs_to_its_branch() {
     let archiving = archiving(any_major(), &[], &[]);
     archiving.back_up();
-    insert_and_archive(&archiving, 2);
+    let old = insert_and_archive(&archiving, 2);
     insert_and_archive(&archiving, 3);
+    let beyond = archiving.back_up();
     let (mut new, _) = prepare(&archiving, "main/latest", &["--target-name", "after_2"]);
     let_archive(&archiving, "main", &new);
     new.start_server();
@@ -125,6 +126,11 @@ fn a_base_backup_after_a_promotion_belongs_to_its_branch() {
     );
     let standby = restore(&archiving, &archiving.path("standby"), "main/latest", &["--standby"]).with_code(3);
     assert!(standby.text().contains("would replay what is not its history"), "{}", standby.text());
+    // No backup is of the new timeline, and the newest does not lead to it.
+    let expired = archiving.run(&["expire", "--keep-full", "1", "--yes", "--json"]).ok().json();
+    assert_eq!(expired["expired"], serde_json::json!([]), "{expired}");
+    assert_eq!(expired["kept"][0]["reasons"], serde_json::json!(["newest_timeline"]), "{expired}");
+    assert_eq!(expired["kept"][1]["backup"]["backup_key"], beyond, "{expired}");
     let conninfo = format!("{} user=postgres", new.address());
     archiving.run(&["backup", "--cluster", "main", "--pg", &conninfo]).ok();
     insert(&new, 4);
@@ -137,7 +143,8 @@ fn a_base_backup_after_a_promotion_belongs_to_its_branch() {
 
     // Without its history nobody knows where a timeline began.
     let history = object(&archiving, "00000002.history");
-    fs::remove_file(&history).expect("removed");
+    let aside = archiving.path("aside");
+    fs::rename(&history, &aside).expect("renamed");
     let run = archiving.run(&["wal", "windows", "--cluster", "main", "--json"]).with_code(1);
     assert!(run.json()["problems"].to_string().contains("timeline 2 cannot be found"), "{}", run.text());
     // From a backup before the promotion a server would not find it, and silently end on the older; one
@@ -145,6 +152,13 @@ fn a_base_backup_after_a_promotion_belongs_to_its_branch() {
     recovers_to(&archiving, &["--target", "latest"], "1 2 4");
     refused(&archiving, &["--target-name", "after_2"], "00000002.history", "--target-timeline 1");
     recovers_to(&archiving, &["--target", "latest", "--target-timeline", "1"], "1 2 3");
+
+    // Histories stay for ever.
+    fs::rename(&aside, &history).expect("renamed");
+    let expired = archiving.run(&["expire", "--keep-full", "1", "--yes", "--json"]).ok().json();
+    assert_eq!(expired["expired"].as_array().map(Vec::len), Some(2), "{expired}");
+    assert!(history.exists() && !archived(&archiving).contains(&old), "{expired}");
+    recovers_to(&archiving, &["--target", "latest"], "1 2 4");
 }
 
 #[test]
