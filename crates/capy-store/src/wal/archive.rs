@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use capy_format::{ArchiveIdentity, SegmentFacts, WalEvent, WalFacts};
+use capy_format::{ArchiveIdentity, SegmentFacts, WalEvent, WalEventKind, WalFacts};
 use capy_postgres::TimelineHistory;
 use capy_repo::WalCatalog;
 use capy_types::{
@@ -53,6 +53,7 @@ pub(crate) enum ReachEnd {
 
 /// Segments of one history that follow each other.
 pub(crate) struct Reach<'a> {
+    history: &'a TimelineHistory,
     pub(crate) segments: Vec<(SegmentName, &'a SegmentFacts)>,
     pub(crate) ended: ReachEnd,
     /// Whether a server would go on in the archive behind the end, with what is no part of the history.
@@ -297,7 +298,7 @@ impl Archive {
     }
 
     /// What can be replayed on `history` from `start` on.
-    pub(crate) fn reach(&self, history: &TimelineHistory, start: Lsn) -> Reach<'_> {
+    pub(crate) fn reach<'a>(&'a self, history: &'a TimelineHistory, start: Lsn) -> Reach<'a> {
         let mut at = SegmentName::containing(history.timeline(), start, self.segment_size());
         let mut segments = Vec::new();
         let mut missing = None;
@@ -314,7 +315,7 @@ impl Archive {
                 && self.continues(history, at)
             {
                 let ended = ReachEnd::Broken(name, why.clone());
-                return Reach { segments, ended, strays: false };
+                return Reach { history, segments, ended, strays: false };
             }
         }
         let last = segments.last().map(|(name, _)| *name);
@@ -327,7 +328,21 @@ impl Archive {
             ReachEnd::Archive
         };
         let strays = last.is_some_and(|last| self.strays(history, last));
-        Reach { segments, ended, strays }
+        Reach { history, segments, ended, strays }
+    }
+
+    /// Where the restore points of a name are in a history, in order, from the beginning of the archive on.
+    pub(crate) fn restore_points(&self, history: &TimelineHistory, wanted: &str) -> Vec<Lsn> {
+        let is_wanted =
+            |event: &&WalEvent| matches!(&event.what, WalEventKind::RestorePoint { name } if name == wanted);
+        let having =
+            self.segments.iter().filter(|(_, facts)| facts.events.iter().any(|event| is_wanted(&event)));
+        let replayed = having.filter_map(|(name, _)| {
+            self.segment_of(history, *name).filter(|(copy, _)| copy == name).map(|(_, facts)| facts)
+        });
+        let points = replayed.flat_map(|facts| facts.events.iter().filter(is_wanted));
+        let points: BTreeSet<_> = points.map(|event| event.at).collect();
+        points.into_iter().collect()
     }
 
     /// Whether a server on `history` would go on behind `last`, its last segment, in WAL of that one's
@@ -413,6 +428,11 @@ impl Reach<'_> {
     /// The time of the last commit or abort.
     pub(crate) fn last_commit(&self) -> Option<Timestamp> {
         self.segments.iter().filter_map(|(_, facts)| facts.times).map(|(_, latest)| latest).max()
+    }
+
+    /// The history that is followed.
+    pub(crate) fn history(&self) -> &TimelineHistory {
+        self.history
     }
 
     /// The events, in order.

@@ -248,12 +248,17 @@ fn nearest(
         RecoveryTarget::Lsn(_) | RecoveryTarget::Xid(_) => {
             reach.last_record().map(|last| format!("lsn {}", last.max(consistent)))
         }
-        RecoveryTarget::Name(_) => {
-            let names = reach.events().filter(|event| event.at >= consistent).filter_map(|e| match &e.what {
-                WalEventKind::RestorePoint { name } => Some(format!("name {name:?}")),
-                _ => None,
-            });
-            names.last()
+        RecoveryTarget::Name(wanted) => {
+            let met = reach.events().filter(|event| event.at >= consistent);
+            let points: Vec<_> = met
+                .filter_map(|event| match &event.what {
+                    WalEventKind::RestorePoint { name } => Some((name, event.at)),
+                    _ => None,
+                })
+                .collect();
+            // A later one of that name has its position only.
+            let same = points.iter().find(|(name, _)| *name == wanted).map(|(_, at)| format!("lsn {at}"));
+            same.or_else(|| points.last().map(|(name, _)| format!("name {name:?}")))
         }
         _ => None,
     }

@@ -229,6 +229,28 @@ async fn a_name_that_the_log_has_is_not_given_again_and_goes_before_a_label() {
 }
 
 #[tokio::test]
+async fn a_name_means_its_first_restore_point_whichever_backups_there_are() {
+    let (moments, done) = Moments::with_base().await;
+    let name = || RecoveryTarget::Name("again".to_owned());
+    let marked = |number, seconds| {
+        MadeSegment::new(1, number).commit(later(done, seconds)).restore_point("again", later(done, seconds))
+    };
+    moments.push(marked(3, 10)).await;
+    moments.push(marked(4, 20)).await;
+    let choice = moments.plan_to(name()).await.unwrap();
+    let first = Lsn::from_u64(marked(3, 10).position().as_u64() - 104);
+    let told = format!("2 restore points have that name: recovery stops at the first, {first}");
+    assert_eq!(choice.notices, [told]);
+    // Before the backup, so that no recovery of it meets it.
+    moments.push(marked(1, -10)).await;
+    let said = moments.unplanned(name()).await;
+    assert!(said.contains("the first restore point of that name, at 0/10000"), "{said}");
+    assert!(said.contains("is before the backup's end; "), "{said}");
+    assert!(said.contains(&format!("the nearest that can: lsn {first}")), "{said}");
+    moments.plan_to(RecoveryTarget::Lsn(first)).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_label_means_the_timeline_of_when_it_was_made() {
     let (moments, done) = Moments::with_base().await;
     let marked = MadeSegment::new(1, 3).commit(later(done, -2)).commit(later(done, -1)).up_to(0x300_0400);

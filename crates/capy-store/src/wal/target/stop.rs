@@ -45,7 +45,7 @@ impl Repository {
                 Some(last) if *lsn <= last => at(*lsn, Vec::new()),
                 _ => ends_before(reach, format!("the WAL ends before: {}", ended_by(reach))),
             },
-            RecoveryTarget::Name(name) => named(reach, name, consistent, &at),
+            RecoveryTarget::Name(name) => named(archive, reach, name, consistent, &at),
             RecoveryTarget::Time(time) if *time < settled(reach, entry) => {
                 Served::No(format!("it holds what was committed up to {}", settled(reach, entry)))
             }
@@ -185,16 +185,17 @@ fn ends_before(reach: &Reach<'_>, why: String) -> Served {
     }
 }
 
-/// The first restore point of that name that recovery meets.
+/// The first restore point of that name in the history, whichever backup recovery begins with.
 fn named(
+    archive: &Archive,
     reach: &Reach<'_>,
     wanted: &str,
     consistent: Lsn,
     at: &(dyn Fn(Lsn, Vec<String>) -> Served + Sync),
 ) -> Served {
-    let matches = |kind: &WalEventKind| matches!(kind, WalEventKind::RestorePoint { name } if name == wanted);
-    let mut points = reach.events().filter(|event| matches(&event.what)).map(|event| event.at);
-    match points.next() {
+    let points = archive.restore_points(reach.history(), wanted);
+    let end = reach.end().unwrap_or_default();
+    match points.first().copied().filter(|first| *first < end) {
         None => {
             ends_before(reach, format!("no restore point of that name is in the WAL: {}", ended_by(reach)))
         }
@@ -202,10 +203,9 @@ fn named(
             Served::No(format!("the first restore point of that name, at {lsn}, is before the backup's end"))
         }
         Some(lsn) => {
-            let more = points.count();
-            let what =
-                format!("{} restore points have that name: recovery stops at the first, {lsn}", more + 1);
-            at(lsn, if more > 0 { vec![what] } else { Vec::new() })
+            let all = points.len();
+            let what = format!("{all} restore points have that name: recovery stops at the first, {lsn}");
+            at(lsn, if all > 1 { vec![what] } else { Vec::new() })
         }
     }
 }
