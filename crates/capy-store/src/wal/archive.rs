@@ -54,6 +54,8 @@ pub(crate) enum ReachEnd {
 /// Segments of one history that follow each other.
 pub(crate) struct Reach<'a> {
     history: &'a TimelineHistory,
+    /// Where recovery begins, within the first segment.
+    start: Lsn,
     pub(crate) segments: Vec<(SegmentName, &'a SegmentFacts)>,
     pub(crate) ended: ReachEnd,
     /// Whether a server would go on in the archive behind the end, with what is no part of the history.
@@ -315,7 +317,7 @@ impl Archive {
                 && self.continues(history, at)
             {
                 let ended = ReachEnd::Broken(name, why.clone());
-                return Reach { history, segments, ended, strays: false };
+                return Reach { history, start, segments, ended, strays: false };
             }
         }
         let last = segments.last().map(|(name, _)| *name);
@@ -328,7 +330,7 @@ impl Archive {
             ReachEnd::Archive
         };
         let strays = last.is_some_and(|last| self.strays(history, last));
-        Reach { history, segments, ended, strays }
+        Reach { history, start, segments, ended, strays }
     }
 
     /// Where the restore points of a name are in a history, in order, from the beginning of the archive on.
@@ -435,9 +437,10 @@ impl Reach<'_> {
         self.history
     }
 
-    /// The events, in order.
+    /// The events, in order: of the first segment those that recovery meets.
     pub(crate) fn events(&self) -> impl Iterator<Item = &WalEvent> {
-        self.segments.iter().flat_map(|(_, facts)| &facts.events)
+        let all = self.segments.iter().flat_map(|(_, facts)| &facts.events);
+        all.filter(|event| event.at >= self.start)
     }
 
     /// Whether every segment from `start` up to the byte before `stop` is here.

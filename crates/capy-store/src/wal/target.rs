@@ -10,7 +10,7 @@
 
 mod stop;
 
-use capy_format::{BackupEntry, SegmentFacts, WalEventKind, WalParameters};
+use capy_format::{BackupEntry, WalEventKind, WalParameters};
 use capy_postgres::TimelineHistory;
 use capy_postgres::recovery::{RecoveryTarget, TargetTimeline};
 use capy_types::{BackupKey, ClusterName, Ctx, ErrorKind, Lsn, SegmentName, TimelineId, Timestamp, WalFile};
@@ -278,8 +278,7 @@ fn choice(
     let next = reach.segments.get(segments.len());
     segments.extend(next);
     let (first, last) = (segments.first(), segments.last());
-    let facts = || segments.iter().map(|(_, facts)| facts);
-    let tablespaces = tablespaces(facts(), stop);
+    let tablespaces = tablespaces(reach, stop);
     for location in &tablespaces {
         notices.push(format!("replay makes a tablespace at {location} again, on this machine"));
     }
@@ -293,15 +292,15 @@ fn choice(
         notices,
         plan_target: target,
         has_history: true,
-        parameters: highest(facts(), stop),
+        parameters: highest(reach, stop),
         tablespaces,
         segments: segments.iter().map(|(name, _)| WalFile::from(*name)).collect(),
     }
 }
 
-fn tablespaces<'a>(facts: impl Iterator<Item = &'a &'a SegmentFacts>, stop: Lsn) -> Vec<String> {
-    let events = facts.flat_map(|facts| &facts.events).filter(|event| event.at <= stop);
-    let made = events.filter_map(|event| match &event.what {
+fn tablespaces(reach: &Reach<'_>, stop: Lsn) -> Vec<String> {
+    let made = reach.events().filter(|event| event.at <= stop);
+    let made = made.filter_map(|event| match &event.what {
         WalEventKind::CreateTablespace { location, .. } if !location.is_empty() => Some(location.clone()),
         _ => None,
     });
@@ -309,9 +308,9 @@ fn tablespaces<'a>(facts: impl Iterator<Item = &'a &'a SegmentFacts>, stop: Lsn)
 }
 
 /// The highest each setting is in the WAL that is replayed.
-fn highest<'a>(facts: impl Iterator<Item = &'a &'a SegmentFacts>, stop: Lsn) -> Option<WalParameters> {
-    let events = facts.flat_map(|facts| &facts.events).filter(|event| event.at <= stop);
-    let changes = events.filter_map(|event| match &event.what {
+fn highest(reach: &Reach<'_>, stop: Lsn) -> Option<WalParameters> {
+    let changes = reach.events().filter(|event| event.at <= stop);
+    let changes = changes.filter_map(|event| match &event.what {
         WalEventKind::Parameters(parameters) => Some(*parameters),
         _ => None,
     });

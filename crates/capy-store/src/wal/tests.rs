@@ -1,6 +1,6 @@
 //! The archive as recovery sees it: holes, forks, and what may go.
 
-use capy_format::{SegmentFacts, TransactionEnd};
+use capy_format::{SegmentFacts, TransactionEnd, WalEvent, WalEventKind};
 use capy_types::{Lsn, SegmentName, SegmentSize, SystemId, TimelineId, Timestamp, WalFile};
 
 use super::archive::{Archive, Branch, ReachEnd};
@@ -132,6 +132,18 @@ fn the_wal_that_an_old_timeline_wrote_after_the_fork_is_no_part_of_the_new_one()
     let (segments, ended) = names(&archive, 2, lsn(2, 40));
     assert_eq!(segments, [segment(1, 2), segment(2, 3)].map(|n| n.to_string()));
     assert_eq!(ended, ReachEnd::Archive);
+}
+
+#[test]
+fn what_happened_before_the_start_in_its_segment_is_not_met() {
+    let mut first = facts(1, 1);
+    let what = || WalEventKind::CreateTablespace { oid: 5, location: "/fast".to_owned() };
+    let at = |offset| WalEvent { at: lsn(1, offset), time: None, what: what() };
+    first.1.events = vec![at(1000), at(2000), at(3000)];
+    let archive = Archive::made_of(vec![first], &[]);
+    let history = archive.history(TimelineId::from_u32(1)).expect("known");
+    let met: Vec<_> = archive.reach(&history, lsn(1, 2000)).events().map(|event| event.at).collect();
+    assert_eq!(met, [lsn(1, 2000), lsn(1, 3000)]);
 }
 
 #[test]
