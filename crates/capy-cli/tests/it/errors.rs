@@ -58,6 +58,17 @@ fn unknown_verbs_and_bad_arguments_are_usage_errors() {
         &["verify", "main/latest", "--level", "quick"],
         &["restore", "main", "--to", "/x"],
         &["restore", "main/latest", "--to", "/x", "-T", "a=b"],
+        &[
+            "restore",
+            "main/latest",
+            "--to",
+            "/x",
+            "--target-lsn",
+            "0/1",
+            "--target-time",
+            "2026-11-21T06:54:52Z",
+        ],
+        &["restore", "main/latest", "--to", "/x", "--target-timeline", "2"],
         &["init", "--compression-level", "0"],
     ] {
         let text = cli.run(arguments).with_code(2);

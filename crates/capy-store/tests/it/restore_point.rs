@@ -350,8 +350,44 @@ async fn a_backup_without_its_wal_waits_for_it() {
     moments.repository.backup(&moments.ctx, BackupSource::tar_reader(tar), options).await.unwrap();
     let at = RestorePointAt::Backup("main/latest".parse().unwrap());
     assert_eq!(moments.create("golden", at).await.state, RestorePointState::Pending);
+    moments.push(MadeSegment::new(1, 3)).await;
+    let said = moments.unplanned(RecoveryTarget::Latest).await;
+    let missing = MadeSegment::new(1, 2).name();
+    assert!(said.contains(&format!("its own WAL is not in the archive: {missing} is missing")), "{said}");
     moments.push(MadeSegment::new(1, 2).up_to(STOP)).await;
     assert_eq!(moments.state("golden").await.0, RestorePointState::Reachable);
+    moments.plan_to(RecoveryTarget::Latest).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_timeline_that_left_before_the_backups_end_is_not_reached_from_it() {
+    let (moments, _) = Moments::with_base().await;
+    let fork = Lsn::from_u64(STOP - 8);
+    moments.push_file("00000002.history", format!("1\t{fork}\ttest\n").as_bytes()).await;
+    let said = moments.unplanned(RecoveryTarget::Latest).await;
+    assert!(said.contains("timeline 2 does not come from its timeline 1, or left it earlier"), "{said}");
+}
+
+#[tokio::test]
+async fn transactions_that_end_out_of_order_stop_a_recovery_where_the_server_would() {
+    let (moments, done) = Moments::with_base().await;
+    // Neither numbers nor times increase.
+    for (number, xid, seconds) in [(3, 901, 100), (4, 900, 50), (5, 902, 200), (6, 903, 300)] {
+        moments.push(MadeSegment::new(1, number).commit_of(xid, later(done, seconds))).await;
+    }
+    let at = |seconds| RecoveryTarget::Time(later(done, seconds));
+    // The last segment that is needed is the one behind the stop.
+    for (target, stops_in) in [
+        (RecoveryTarget::Xid(900), 4),
+        (RecoveryTarget::Xid(901), 3),
+        (at(40), 3),
+        (at(60), 3),
+        (at(100), 5),
+        (at(150), 5),
+    ] {
+        let choice = moments.plan_to(target.clone()).await.unwrap();
+        assert_eq!(choice.last_segment, MadeSegment::new(1, stops_in + 1).name(), "{target:?}");
+    }
 }
 
 #[tokio::test]
