@@ -47,6 +47,10 @@ use pace::Pace;
 use standby::Watch;
 use uploads::Uploads;
 
+/// Notices in a report: one that comes with every segment must not fill the memory of a receiver that
+/// runs for months.
+const NOTICES_MAX: usize = 1000;
+
 pub use report::{ReceiveEnd, ReceiveEvent, ReceiveReport, WalGap};
 
 /// How to receive WAL.
@@ -264,7 +268,9 @@ impl<'a> Receiver<'a> {
         if self.report.notices.contains(&text) {
             return;
         }
-        self.report.notices.push(text.clone());
+        if self.report.notices.len() < NOTICES_MAX {
+            self.report.notices.push(text.clone());
+        }
         (self.tell)(ReceiveEvent::Notice(text));
     }
 

@@ -24,6 +24,44 @@ fn what_cannot_work_is_said_and_ends_it() {
     assert_eq!(gone["error"]["kind"], "unavailable");
 }
 
+/// A machine that comes back as it was, as from a snapshot, and goes another way from there.
+#[test]
+fn a_server_that_was_set_back_is_not_mixed_with_what_it_had_written_before() {
+    let mut cluster = server().start();
+    let cli = Cli::with_repository();
+    let receiver = Receiver::start(&cli, &conninfo(&cluster), &SLOT);
+    receiver.says("streaming");
+    write(&cluster, 1);
+    let last = switch(&cluster);
+    is_archived(&cli, "00000001", &last);
+    let segment = cluster.sql("select pg_walfile_name(pg_current_wal_insert_lsn())");
+    cluster.stop_server();
+    let snapshot = cluster.path().join("snapshot");
+    let copied = Command::new("cp").arg("-a").arg(cluster.data()).arg(&snapshot).status();
+    assert!(copied.unwrap().success());
+
+    cluster.start_server();
+    let streams = || receiver.said().matches("streaming timeline").count();
+    eventually(|| streams() == 2, || receiver.said());
+    cluster.sql("insert into t values ('its first life')");
+    assert_eq!(cluster.sql("select pg_walfile_name(pg_current_wal_insert_lsn())"), segment);
+    // In good order: all of it is received.
+    cluster.stop_server();
+    put_in_place(&snapshot, &cluster.data());
+    cluster.start_server();
+    write(&cluster, 2);
+    let refused = receiver.ends(4);
+    assert!(refused["error"]["message"].as_str().unwrap().contains("differs at"), "{refused}");
+    assert!(refused["error"]["hint"].as_str().unwrap().contains("set back"), "{refused}");
+    assert_eq!(archived(&cli, "00000001").last(), Some(&last), "nothing was put together of both");
+}
+
+/// Exchanges one server's files for other ones.
+fn put_in_place(files: &Path, data: &Path) {
+    fs::rename(data, data.with_extension("before")).unwrap();
+    fs::rename(files, data).unwrap();
+}
+
 #[test]
 fn a_role_that_may_not_replicate_and_a_slot_that_is_taken_are_told() {
     let cluster = server().start();

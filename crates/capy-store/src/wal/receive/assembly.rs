@@ -60,12 +60,24 @@ pub(super) struct Assembly {
     open: Open,
     /// What came behind the end of a full segment that cannot be closed yet.
     overflow: Bytes,
+    /// What servers were told is durable.
+    acknowledged: Lsn,
 }
 
 impl Assembly {
     /// Begins with the first byte of `name`, of which `known` is durable already.
     pub(super) fn at(name: SegmentName, known: Bytes) -> Self {
-        Self { closing: None, open: Open::new(name, known), overflow: Bytes::new() }
+        let open = Open::new(name, known);
+        Self { closing: None, open, overflow: Bytes::new(), acknowledged: Lsn::INVALID }
+    }
+
+    /// Begins the segment that is filled once more, to compare what comes with what is held; all of it is
+    /// durable.
+    pub(super) fn again(self) -> Self {
+        debug_assert!(self.is_settled() && !self.has_volatile(true), "the caller has drained it");
+        let Open { name, bytes, known, .. } = self.open;
+        let known = if known.len() > bytes.len() { known } else { bytes.into() };
+        Self { acknowledged: self.acknowledged, ..Self::at(name, known) }
     }
 
     pub(super) fn timeline(&self) -> TimelineId {
@@ -77,6 +89,24 @@ impl Assembly {
         plus(self.open.name.start(), self.open.bytes.len() + self.overflow.len())
     }
 
+    /// The end of what is held, received from this server or known from before.
+    pub(super) fn held(&self) -> Lsn {
+        self.received().max(plus(self.open.name.start(), self.open.known.len()))
+    }
+
+    /// What is durable, if it is more than a server was told.
+    ///
+    /// What is received again was told of before: the server's slot and its waiting commits must not be
+    /// set back by that.
+    pub(super) fn acknowledge(&mut self, told: Lsn) -> Option<Lsn> {
+        let durable = self.durable();
+        if durable <= told || durable < self.acknowledged {
+            return None;
+        }
+        self.acknowledged = durable;
+        Some(durable)
+    }
+
     /// The end of what is durable and was received.
     pub(super) fn durable(&self) -> Lsn {
         match &self.closing {
@@ -85,6 +115,14 @@ impl Assembly {
             }
             _ => plus(self.open.name.start(), self.open.durable.min(self.open.bytes.len())),
         }
+    }
+
+    /// The end of what is durable, compared with what this server sends or not yet.
+    pub(super) fn stored(&self) -> Lsn {
+        self.durable().max(match self.closing {
+            Some(_) => Lsn::INVALID,
+            None => plus(self.open.name.start(), self.open.durable),
+        })
     }
 
     /// Whether more can be taken.
@@ -329,6 +367,36 @@ mod tests {
         let mut assembly = Assembly::at(segment(3), known);
         receive(&mut assembly, 998);
         assert_eq!(assembly.accept(Bytes::from_static(b"another")), Err(Diverged { at: lsn(3, 998) }));
+    }
+
+    #[test]
+    fn a_segment_is_begun_once_more_and_compared_while_what_was_told_of_it_stands() {
+        let mut assembly = Assembly::at(segment(3), Bytes::new());
+        receive(&mut assembly, SIZE + 500);
+        assembly.archived().unwrap();
+        assembly.made_durable(segment(4), 500);
+        assert_eq!(assembly.acknowledge(Lsn::INVALID), Some(lsn(4, 500)));
+        assert_eq!(assembly.acknowledge(lsn(4, 500)), None);
+
+        let mut assembly = assembly.again();
+        assert_eq!((assembly.received(), assembly.held()), (lsn(4, 0), lsn(4, 500)));
+        assert_eq!((assembly.durable(), assembly.stored()), (lsn(4, 0), lsn(4, 500)));
+        receive(&mut assembly, 200);
+        assert_eq!((assembly.durable(), assembly.acknowledge(Lsn::INVALID)), (lsn(4, 200), None));
+        // Again, before everything has come.
+        let mut assembly = assembly.again();
+        assert_eq!((assembly.received(), assembly.held()), (lsn(4, 0), lsn(4, 500)));
+        receive(&mut assembly, 500);
+        assert_eq!(assembly.acknowledge(Lsn::INVALID), Some(lsn(4, 500)), "the server may not have read it");
+        receive(&mut assembly, 100);
+        assert_eq!(assembly.volatile(false).unwrap().start, 500);
+
+        assembly.made_durable(segment(4), 600);
+        let mut assembly = assembly.again();
+        assert_eq!(
+            assembly.accept(Bytes::from(vec![!wal(lsn(4, 0), 1)[0]])),
+            Err(Diverged { at: lsn(4, 0) })
+        );
     }
 
     #[test]

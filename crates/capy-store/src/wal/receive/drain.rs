@@ -109,7 +109,7 @@ impl Receiver<'_> {
         loop {
             self.start_uploads(Haste::Now);
             let Some(assembly) = &self.assembly else { return Ok(()) };
-            self.report.durable_lsn = Some(assembly.durable());
+            self.report.durable_lsn = Some(assembly.stored());
             let busy = self.uploads.has_part() || self.uploads.is_tidying() || self.to_sweep.is_some();
             if assembly.is_settled() && !assembly.has_volatile(true) && !busy {
                 return Ok(());

@@ -95,7 +95,10 @@ impl Receiver<'_> {
             _ => self.report.segments += 1,
         }
         self.report.stored_bytes += pushed.stored_bytes;
+        let odd =
+            pushed.notices.iter().map(|notice| format!("{}: {notice}", pushed.file)).collect::<Vec<_>>();
         (self.tell)(ReceiveEvent::Archived(pushed));
+        odd.into_iter().for_each(|notice| self.notice(notice));
     }
 
     /// What is durable already of the segment that is received next.
@@ -120,5 +123,41 @@ impl Receiver<'_> {
             Err(error) if matches!(error.kind, StoreErrorKind::NotFound) => Ok(false),
             Err(error) => Err(capy_repo::RepoError::from(error).into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use capy_types::Ctx;
+
+    use super::*;
+    use crate::{InitOptions, Key, Location, PostgresServer, ReceiveOptions, Repository};
+
+    #[tokio::test]
+    async fn what_is_odd_about_a_segment_is_told_and_reported() {
+        let (ctx, location) = (Ctx::default(), Location::new("memory://receive-parts"));
+        let key = Key::passphrase("receive");
+        let quick = InitOptions { kdf_memory_kib: Some(64), ..InitOptions::default() };
+        Repository::init(&ctx, &location, &[key], quick).await.unwrap();
+        let repository = Repository::open(&ctx, &location, &Key::passphrase("receive")).await.unwrap();
+        let server = PostgresServer::connect_with("host=/nowhere user=postgres", |_| None).unwrap();
+        let options = ReceiveOptions::new("main".parse().unwrap(), server);
+        let mut told = Vec::new();
+        let mut tell = |event| told.push(event);
+        let mut receiver = Receiver::new(&repository, &ctx, options, &mut tell).unwrap();
+        receiver.archived(PushedWal {
+            cluster: "main".parse().unwrap(),
+            file: "000000010000000000000003".parse().unwrap(),
+            outcome: PushOutcome::Archived,
+            size_bytes: 1 << 24,
+            stored_bytes: 5000,
+            elapsed: Duration::ZERO,
+            notices: vec!["its valid WAL ends early".to_owned()],
+        });
+        let notice = "000000010000000000000003: its valid WAL ends early";
+        assert_eq!((&*receiver.report.notices, receiver.report.segments), (&[notice.to_owned()][..], 1));
+        assert_eq!(told.last(), Some(&ReceiveEvent::Notice(notice.to_owned())));
     }
 }

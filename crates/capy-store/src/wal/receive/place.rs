@@ -95,15 +95,18 @@ impl Receiver<'_> {
         Ok(())
     }
 
-    /// Goes on where the last session ended, if the server went that way.
+    /// Goes on with the segment where the last session ended, if the server went that way. From its first
+    /// byte: the server may have been set back meanwhile, and have written other WAL since.
     async fn take_place(&mut self, history: &TimelineHistory, flushed: Lsn, kept_from: Lsn) -> Outcome<()> {
         if let Some(assembly) = &self.assembly {
-            let (timeline, received) = (assembly.timeline(), assembly.received());
-            if leads_on(history, timeline, received) {
+            let (timeline, held) = (assembly.timeline(), assembly.held());
+            if leads_on(history, timeline, held) {
+                self.drain().await?;
+                self.assembly = self.assembly.take().map(Assembly::again);
                 return Ok(());
             }
             self.notice(format!(
-                "the server left timeline {timeline} before {received}, where this archive is: it is on \
+                "the server left timeline {timeline} before {held}, where this archive is: it is on \
                  timeline {} now; what was received is kept",
                 history.timeline()
             ));
@@ -121,7 +124,7 @@ impl Receiver<'_> {
     /// The server no longer has what is due: says so, or goes on behind the gap if that is wanted.
     pub(super) async fn lost_wal(&mut self, failure: &Failure, kept_from: Lsn, flushed: Lsn) -> Outcome<()> {
         let Some(assembly) = &self.assembly else { return Ok(()) };
-        let (timeline, from) = (assembly.timeline(), assembly.received());
+        let (timeline, from) = (assembly.timeline(), assembly.held());
         // A slot that was given up stands where its last reader reported, and keeps nothing from there on.
         let breaks_promise = self.slot.is_some() && kept_from <= from;
         let has_lost_slot = failure.is_lost_slot() || self.slot_is_void || breaks_promise;

@@ -94,9 +94,9 @@ impl Receiver<'_> {
             let over = cancel.is_cancelled() || self.is_reached();
             let due = self.start_uploads(if over { Haste::Now } else { self.haste() });
             let durable = self.assembly().durable();
-            if durable > reported {
-                reported = durable;
-                stream.report(durable, durable, durable).await?;
+            if let Some(more) = self.assembly_mut().acknowledge(reported) {
+                reported = more;
+                stream.report(more, more, more).await?;
             }
             if over && durable == self.assembly().received() {
                 return Ok(None);
