@@ -12,7 +12,7 @@ use super::*;
 
 #[test]
 fn what_cannot_work_is_said_and_ends_it() {
-    let (cluster, other) = (server().start(), server().start());
+    let (mut cluster, other) = (server().start(), server().start());
     let cli = Cli::with_repository();
     let missing = Receiver::start(&cli, &conninfo(&cluster), &["--slot", "nobody"]).ends(3);
     assert!(missing["error"]["hint"].as_str().unwrap().contains("--create-slot"), "{missing}");
@@ -22,6 +22,16 @@ fn what_cannot_work_is_said_and_ends_it() {
     assert!(foreign["error"]["message"].as_str().unwrap().contains("system identifier"), "{foreign}");
     let gone = Receiver::start(&cli, "host=/no/such/socket user=postgres", &["--no-reconnect"]).ends(5);
     assert_eq!(gone["error"]["kind"], "unavailable");
+
+    // Another one in its place while the receiver runs.
+    let receiver = Receiver::start(&cli, &conninfo(&cluster), &[]);
+    receiver.says("streaming");
+    cluster.stop_server();
+    other.stop_server();
+    put_in_place(&other.data(), &cluster.data());
+    cluster.start_server();
+    let foreign = receiver.ends(4);
+    assert!(foreign["error"]["message"].as_str().unwrap().contains("system identifier"), "{foreign}");
 }
 
 /// A machine that comes back as it was, as from a snapshot, and goes another way from there.
