@@ -4,11 +4,23 @@
 //! little-endian machines, from `pg_control.h`; fields up to the checksum version lie at the same
 //! places in all. The CRC closes the structure and is checked before anything is believed.
 
+use std::path::Path;
+use std::time::Duration;
+
 use capy_types::limits::{PAGE_SIZE_BYTES, RELATION_SEGMENT_PAGES};
 use capy_types::{ErrorKind, Lsn, SegmentSize, SystemId, TimelineId};
 
+use crate::PostgresError;
+
 /// Size of the file in bytes: `PG_CONTROL_FILE_SIZE`.
 pub const CONTROL_FILE_BYTES: usize = 8192;
+
+/// How often the file is read while its checksum does not hold: the server writes it in one go, and
+/// some file systems show a half of it meanwhile.
+const READ_AGAIN_MAX: u32 = 100;
+
+/// Between two of these readings: a second in all.
+const READ_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
 /// A control file that is not read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -117,6 +129,14 @@ pub struct RecoveryLimits {
 }
 
 impl ControlFile {
+    /// Reads the file of a data directory, again while a server writes it: for a second at most. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be read; [`ControlError`].
+    pub fn read_in(directory: &Path) -> Result<Self, PostgresError> {
+        read(directory).map(|(_, control)| control)
+    }
+
     /// Reads the file's content.
     /// # Errors
     /// [`ControlError`]; a CRC error can be a read in the middle of a write, everything else is
@@ -161,6 +181,23 @@ impl ControlFile {
                 max_locks_per_transaction: fields.u32(196)?,
             },
         })
+    }
+}
+
+/// Reads the file of a data directory as a whole, again while a server writes it; blocks.
+pub(crate) fn read(directory: &Path) -> Result<(Vec<u8>, ControlFile), PostgresError> {
+    let path = directory.join("global/pg_control");
+    let mut tries = 0;
+    loop {
+        let read = std::fs::read(&path);
+        let mut content = read.map_err(|error| PostgresError::read(&path.display().to_string(), error))?;
+        content.truncate(CONTROL_FILE_BYTES);
+        tries += 1;
+        match ControlFile::parse(&content) {
+            Ok(control) => return Ok((content, control)),
+            Err(ControlError::Crc { .. }) if tries < READ_AGAIN_MAX => std::thread::sleep(READ_AGAIN_AFTER),
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
@@ -290,6 +327,30 @@ mod tests {
             );
         }
         assert!(ControlFile::parse(&[0; CONTROL_FILE_BYTES + 1]).is_err());
+    }
+
+    #[test]
+    fn a_file_that_was_read_while_it_was_written_is_read_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("global/pg_control");
+        std::fs::create_dir(path.parent().unwrap()).unwrap();
+        let whole = control(1700);
+        let mut torn = whole.clone();
+        torn[48..60].fill(7);
+        std::fs::write(&path, &torn).unwrap();
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                std::thread::sleep(5 * READ_AGAIN_AFTER);
+                // As the server does: never shorter.
+                let mut file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+                std::io::Write::write_all(&mut file, &whole).unwrap();
+            });
+            let (content, read) = read(directory.path()).unwrap();
+            assert_eq!((content, read.timeline.as_u32()), (whole.clone(), 3));
+        });
+        // Not for ever.
+        std::fs::write(&path, &torn).unwrap();
+        assert_eq!(ControlFile::read_in(directory.path()).unwrap_err().kind(), ErrorKind::Corrupt);
     }
 
     #[test]

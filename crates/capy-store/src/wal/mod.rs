@@ -10,6 +10,7 @@
 
 mod ahead;
 pub(crate) mod archive;
+mod beside;
 pub(crate) mod borders;
 mod events;
 pub(crate) mod facts;

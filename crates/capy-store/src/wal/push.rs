@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use capy_postgres::wal::{self, Stopped};
 use capy_repo::{ReadWal, StoredWal};
-use capy_types::{ClusterName, Ctx, ErrorKind, Lsn, WalFile};
+use capy_types::{ClusterName, Ctx, ErrorKind, Lsn, WalFile, WalFileKind};
 use serde::Serialize;
 use tracing::instrument;
 
+use super::beside::ServerBeside;
 use super::facts::facts_of;
 use crate::repository::cancellable;
 use crate::{Error, Repository, Result};
@@ -56,7 +57,8 @@ impl Repository {
     /// Archives a WAL file: a segment, partial segment, timeline history or backup label, named as
     /// PostgreSQL names it. Returns when it is durable.
     ///
-    /// The first segment decides whose WAL the archive of `cluster` takes.
+    /// The first file decides whose WAL the archive of `cluster` takes. A segment says whose it is; a
+    /// history or label that is in a server's `pg_wal` is that server's, by the `global/pg_control` above.
     ///
     /// # Errors
     /// `NotFound` when there is no such file; `Invalid` when it is not what its name says;
@@ -86,9 +88,12 @@ impl Repository {
         let path = path.into();
         let work = async {
             let file = file_name(&path)?;
-            let reading = tokio::task::spawn_blocking(move || read_file(&path));
-            let bytes = reading.await.map_err(|_| Error::new(ErrorKind::Internal, "a thread panicked"))??;
-            self.push_wal_bytes(cluster, file, bytes).await
+            let kind = file.kind();
+            let reading = tokio::task::spawn_blocking(move || Ok((read_file(&path)?, owner(kind, &path))));
+            let read: Result<_> =
+                reading.await.map_err(|_| Error::new(ErrorKind::Internal, "a thread panicked"))?;
+            let (bytes, owner) = read?;
+            self.push_wal_of(owner.as_ref(), cluster, file, bytes).await
         };
         cancellable(ctx, work).await
     }
@@ -100,6 +105,17 @@ impl Repository {
         file: WalFile,
         bytes: Bytes,
     ) -> Result<PushedWal> {
+        self.push_wal_of(None, cluster, file, bytes).await
+    }
+
+    /// Archives a WAL file that is in memory, and that is this server's if it does not say itself.
+    pub(super) async fn push_wal_of(
+        &self,
+        owner: Option<&ServerBeside>,
+        cluster: &ClusterName,
+        file: WalFile,
+        bytes: Bytes,
+    ) -> Result<PushedWal> {
         let begun = Instant::now();
         let facts = facts_of(&file, &bytes, self.clock().now())?;
         let size_bytes = facts.size;
@@ -107,6 +123,8 @@ impl Repository {
         if let Some(segment) = &facts.segment {
             self.repo.claim_archive(cluster, segment.system_id, segment.segment_size).await?;
             notices.extend(segment.stopped.iter().map(|why| format!("its valid WAL ends early: {why}")));
+        } else if let Some(owner) = owner {
+            self.repo.claim_archive(cluster, owner.system_id, owner.segment_size).await?;
         }
         let (outcome, stored_bytes) = match self.repo.put_wal(cluster, facts, bytes.clone()).await? {
             StoredWal::New { stored_bytes } => (PushOutcome::Archived, stored_bytes),
@@ -127,6 +145,14 @@ pub(super) fn file_name(path: &Path) -> Result<WalFile> {
         Error::invalid(format!("{}: {error}", path.display()))
             .with_hint("pass the path of a file in pg_wal: %p in archive_command")
     })
+}
+
+/// Whose a file is that does not say so itself: a history decides where a recovery goes. Blocks.
+pub(super) fn owner(kind: WalFileKind, path: &Path) -> Option<ServerBeside> {
+    match kind {
+        WalFileKind::Segment | WalFileKind::Partial => None,
+        WalFileKind::History | WalFileKind::BackupLabel => ServerBeside::of(path),
+    }
 }
 
 fn read_file(path: &Path) -> Result<Bytes> {

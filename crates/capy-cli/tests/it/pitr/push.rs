@@ -79,6 +79,13 @@ fn a_segment_of_another_system_and_what_is_no_segment_is_refused() {
     let foreign = fs::read(stranger.data().join("pg_wal/000000010000000000000001")).expect("read");
     let next = "0000000100000000000000F0";
     refused(&archiving, &file(&archiving, "000000010000000000000001", &foreign), "system identifier");
+    // What does not say whose it is, is the server's in whose directory it is.
+    let label = "000000010000000000000001.00000028.backup";
+    for (name, bytes) in [("00000002.history", "1\t0/1600000\tno recovery target\n"), (label, "whatever")] {
+        let path = stranger.data().join("pg_wal").join(name);
+        fs::write(&path, bytes).expect("written");
+        refused(&archiving, &path, "system identifier");
+    }
     let small = Cluster::start(&["--wal-segsize=1"]);
     let name = small.sql("select pg_walfile_name(pg_current_wal_insert_lsn())");
     refused(&archiving, &small.data().join("pg_wal").join(name), "");
@@ -108,7 +115,9 @@ fn a_history_of_another_branch_is_refused_and_kept() {
     insert_and_archive(&archiving, 2);
     let history =
         |at: &str| file(&archiving, "00000002.history", format!("1\t{at}\tno recovery target\n").as_bytes());
-    push(&archiving, &history("0/2000000")).ok();
+    let own = archiving.server.data().join("pg_wal/00000002.history");
+    fs::copy(history("0/2000000"), &own).expect("copied");
+    push(&archiving, &own).ok();
     push(&archiving, &history("0/2000000")).ok();
     refused(&archiving, &history("0/2000100"), "another content");
     assert_eq!(content(&archiving, "00000002.history"), b"1\t0/2000000\tno recovery target\n");

@@ -17,8 +17,9 @@ use tokio::sync::mpsc;
 use super::ahead::{IN_LINE_MAX, Piece, Read, ReadAhead};
 use super::piece::{Part, ReadRules};
 use super::walk::{self, Found, FoundFile, Walk, WalkPlan};
-use super::{Message, blocking, identity, sum, tell};
+use super::{Message, blocking, sum, tell};
 use crate::backup_manifest::{ManifestDraft, WalRange};
+use crate::control;
 use crate::label::{BackupLabel, TablespaceMap};
 use crate::server::{BackupSession, Stopped};
 use crate::source::buffer::BufferPool;
@@ -215,7 +216,7 @@ impl Delivery {
         let path = root.join("global/pg_control");
         let directory = root.to_owned();
         let (content, metadata) = blocking(move || {
-            let (content, _) = identity::read_control(&directory)?;
+            let (content, _) = control::read(&directory)?;
             Ok((content, std::fs::symlink_metadata(&path).map_err(|e| walk::failed(&path, e))?))
         })
         .await?;

@@ -7,40 +7,16 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::Duration;
 
 use capy_types::SystemId;
 
 use super::walk::failed;
 use crate::PostgresError;
-use crate::control::{CONTROL_FILE_BYTES, ClusterState, ControlError, ControlFile};
+use crate::control::{ClusterState, ControlFile};
 use crate::server::BackupSession;
-
-/// How often the control file is read while its checksum does not hold: the server writes it in
-/// one go, and some file systems show a half of it meanwhile.
-const READ_AGAIN_MAX: u32 = 100;
-
-/// Between two of these readings: a second in all.
-const READ_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
 /// How often a checkpoint of the server may come between its answer and our look at the file.
 const COMPARE_AGAIN_MAX: u32 = 5;
-
-/// Reads `global/pg_control` as a whole; blocks.
-pub(super) fn read_control(directory: &Path) -> Result<(Vec<u8>, ControlFile), PostgresError> {
-    let path = directory.join("global/pg_control");
-    let mut tries = 0;
-    loop {
-        let mut content = std::fs::read(&path).map_err(|e| failed(&path, e))?;
-        content.truncate(CONTROL_FILE_BYTES);
-        tries += 1;
-        match ControlFile::parse(&content) {
-            Ok(control) => return Ok((content, control)),
-            Err(ControlError::Crc { .. }) if tries < READ_AGAIN_MAX => std::thread::sleep(READ_AGAIN_AFTER),
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
 
 /// Compares what does not change, before the server is asked for a backup; blocks.
 pub(super) fn check_directory(
@@ -58,7 +34,7 @@ pub(super) fn check_directory(
         }
         Err(e) => return Err(failed(&version_file, e)),
     };
-    let (_, control) = read_control(directory)?;
+    let control = ControlFile::read_in(directory)?;
     if Some(control.system_id) != system_id {
         let server = system_id.map(|id| id.to_string()).unwrap_or_default();
         return Err(wrong(format!("it is of cluster {}, the server's is {server}", control.system_id)));
@@ -94,8 +70,8 @@ pub(super) async fn check_alive(
     let mut servers = session.checkpoint_lsn().await?;
     for _ in 0..COMPARE_AGAIN_MAX {
         let path = directory.to_owned();
-        let read = super::blocking(move || read_control(&path));
-        let (_, control) = read.await?;
+        let read = super::blocking(move || ControlFile::read_in(&path));
+        let control = read.await?;
         let is_archive_recovery = control.state == ClusterState::ArchiveRecovery;
         if is_archive_recovery != is_standby {
             let what = if is_standby { "a standby" } else { "none" };

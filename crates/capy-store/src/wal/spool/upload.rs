@@ -11,7 +11,7 @@ use capy_types::{ErrorKind, WalFile};
 use tokio::runtime::Handle;
 
 use super::{Acknowledgement, Kind, SourceId, Spool, source};
-use crate::wal::push::PushOutcome;
+use crate::wal::push::{PushOutcome, owner};
 use crate::{Error, Repository, Result};
 
 /// Longest config read in bytes: a few hundred in practice.
@@ -65,8 +65,10 @@ pub(super) fn upload(
         let is_gone = error.kind() == ErrorKind::NotFound;
         Box::new(Trouble { source: None, error, is_gone })
     })?;
+    let owner = owner(file.kind(), &path);
     let archived = runtime.block_on(async {
-        let pushed = archive.repository.push_wal_bytes(&spool.cluster, file.clone(), bytes).await?;
+        let repository = &archive.repository;
+        let pushed = repository.push_wal_of(owner.as_ref(), &spool.cluster, file.clone(), bytes).await?;
         archive.check_not_replaced().await?;
         Ok(pushed)
     });
