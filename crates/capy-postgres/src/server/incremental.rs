@@ -21,6 +21,9 @@ pub struct IncrementalServer {
     pub history: TimelineHistory,
     /// Whether it notes which blocks change (`summarize_wal`).
     pub summarizes: bool,
+    /// Whether its pages have checksums. `pg_checksums` changes all of them and writes no WAL: no block
+    /// counts as changed by that.
+    pub data_checksums: bool,
 }
 
 impl IncrementalServer {
@@ -36,6 +39,7 @@ impl IncrementalServer {
         let identity = connection.identify_system().await?;
         let version_num = connection.show("server_version_num").await?.parse().unwrap_or_default();
         let summarizes = version_num >= INCREMENTAL_SINCE && connection.show("summarize_wal").await? == "on";
+        let data_checksums = connection.show("data_checksums").await? == "on";
         let timeline = identity.timeline;
         let history = if timeline.as_u32() == 1 {
             TimelineHistory::of_first(timeline)
@@ -44,7 +48,7 @@ impl IncrementalServer {
             TimelineHistory::parse(timeline, &file.content)
                 .map_err(|error| PostgresError::protocol(error.to_string()))?
         };
-        Ok(Self { version_num, system_id: identity.system_id, history, summarizes })
+        Ok(Self { version_num, system_id: identity.system_id, history, summarizes, data_checksums })
     }
 
     /// Whether it can at all.

@@ -2,8 +2,8 @@
 //!
 //! Contained by: the backup. The server sends the blocks that changed since an earlier backup began;
 //! they are put together with that backup while they come in ([`super::changed`]). Invariant: it is of
-//! the same cluster and on the way to the server's present timeline, passed its own checks, and its
-//! `backup_manifest` was stored; whether it can be read to the last byte shows only when it is read.
+//! the same cluster and on the way to the server's present timeline, its pages have checksums if the
+//! server's have, it passed its own checks, and its `backup_manifest` was stored; whether it can be read to the last byte shows only when it is read.
 
 use bytes::{Bytes, BytesMut};
 use capy_format::{BackupEntry, BackupKind, BackupState, VerificationState};
@@ -138,6 +138,14 @@ async fn candidate(
     }
     if facts.version_num / 10_000 != server.version_num / 10_000 {
         return Ok(Err(format!("it is of PostgreSQL {}", facts.version_num / 10_000)));
+    }
+    if facts.data_checksums != Some(server.data_checksums) {
+        let pages = if server.data_checksums {
+            "no checksums, the server's have"
+        } else {
+            "checksums, the server's have none"
+        };
+        return Ok(Err(format!("its pages have {pages}")));
     }
     let last = facts.stop_lsn.map_or(facts.start_lsn, |stop| Lsn::from_u64(stop.as_u64().saturating_sub(1)));
     if !server.history.contains(facts.timeline, last) {

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use capy_testkit::postgres::{Cluster, majors};
+use capy_testkit::postgres::{Cluster, clients_of_17, majors, text};
 use serde_json::Value;
 
 use super::{back_up, change, conninfo, incremental_majors, server};
@@ -52,6 +52,28 @@ fn a_backup_that_is_none_to_build_on_is_passed_over() {
         assert_eq!(report["incremental"]["from"], sound, "{report}");
         let stranger = Cluster::builder().major(major).setting("summarize_wal = on").start();
         is_whole(&back_up(&cli, &stranger, &["--incremental", "auto"]), "it is of the system");
+    }
+}
+
+/// It changes every page and tells nobody.
+#[test]
+fn checksums_that_were_switched_on_make_it_a_full_backup() {
+    let Some(clients) = clients_of_17() else { return };
+    for major in incremental_majors().into_iter().filter(|major| *major == 17) {
+        let builder = Cluster::builder().major(major).setting("summarize_wal = on");
+        let mut cluster = builder.start();
+        let cli = Cli::with_repository();
+        cluster.sql("create table t as select g from generate_series(1, 10000) g");
+        back_up(&cli, &cluster, &[]);
+        cluster.stop_server();
+        let data = cluster.data();
+        let enabled = cluster.execute(&clients.join("pg_checksums"), ["--enable", "-D", text(&data)]);
+        assert!(enabled.status.success(), "{}", String::from_utf8_lossy(&enabled.stderr));
+        cluster.start_server();
+        let whole = back_up(&cli, &cluster, &["--incremental", "auto"]);
+        is_whole(&whole, "its pages have no checksums, the server's have");
+        let report = back_up(&cli, &cluster, &["--incremental", "require"]);
+        assert_eq!(report["incremental"]["from"], whole["backup"]["backup_key"], "{report}");
     }
 }
 
