@@ -45,9 +45,6 @@ pub(crate) const TABLE: &[(u8, &str)] = &[
 ];
 
 impl Exit {
-    /// The code of a cancelled command, also when it is ended by force.
-    pub(crate) const CANCELLED: u8 = 130;
-
     /// The process's exit code for whoever asked.
     pub(crate) const fn code_for(self, caller: Caller) -> u8 {
         let code = self.code();
@@ -76,7 +73,7 @@ impl Exit {
                 ErrorKind::Unavailable => 5,
                 ErrorKind::Corrupt => 6,
                 ErrorKind::Denied => 7,
-                ErrorKind::Cancelled => Self::CANCELLED,
+                ErrorKind::Cancelled => 130,
                 _ => 70,
             },
         }

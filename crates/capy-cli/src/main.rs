@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     };
     let exit = match runtime.enable_all().build() {
         Ok(runtime) => {
-            let exit = runtime.block_on(run(cli));
+            let exit = runtime.block_on(run(cli, caller));
             // A read of standard input may still hang in a blocking thread: do not wait for it.
             runtime.shutdown_background();
             exit
@@ -70,9 +70,9 @@ fn end_panics_as_faults(caller: Caller) {
     }));
 }
 
-async fn run(cli: Cli) -> Exit {
+async fn run(cli: Cli, caller: Caller) -> Exit {
     let mut session = Session::new(cli.global);
-    let outcome = match session.watch_signals() {
+    let outcome = match session.watch_signals(caller) {
         Ok(()) => commands::run(cli.command, &mut session).await,
         Err(error) => Err(error),
     };

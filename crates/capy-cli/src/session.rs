@@ -5,10 +5,11 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use capy_store::{Ctx, Location, Repository};
+use capy_store::{Ctx, ErrorKind, Location, Repository};
 
 use crate::args::Global;
 use crate::environment;
+use crate::exit::{Caller, Exit};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::progress::Meter;
@@ -55,8 +56,9 @@ impl Session {
         self.meter.finish();
     }
 
-    /// Cancels the operation on the first Ctrl-C or SIGTERM, and ends the process on the second.
-    pub(crate) fn watch_signals(&self) -> anyhow::Result<()> {
+    /// Cancels the operation on the first Ctrl-C or SIGTERM, and ends the process on the second, as
+    /// cancelled to whoever asked for it.
+    pub(crate) fn watch_signals(&self, caller: Caller) -> anyhow::Result<()> {
         use tokio::signal::unix::{SignalKind, signal};
         let mut interrupt = signal(SignalKind::interrupt()).context("watch for Ctrl-C")?;
         let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
@@ -69,7 +71,8 @@ impl Session {
                     _ = terminate.recv() => {}
                 }
                 if again {
-                    std::process::exit(i32::from(crate::exit::Exit::CANCELLED));
+                    let code = Exit::Failed(ErrorKind::Cancelled).code_for(caller);
+                    std::process::exit(i32::from(code));
                 }
                 ctx.cancel.cancel();
                 meter.finish();

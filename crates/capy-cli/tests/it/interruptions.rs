@@ -1,7 +1,7 @@
 //! Ctrl-C, SIGTERM, kill -9: what is left is a sound repository with nothing partial in it.
 
-use std::io::Write;
-use std::process::{Child, Stdio};
+use std::io::{BufRead, Write};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -40,6 +40,31 @@ fn a_signal_cancels_the_backup_with_its_own_code_and_commits_nothing() {
         assert_eq!(cli.keys(), Vec::<String>::new());
     }
     cli.back_up_stream("a", b"data");
+}
+
+/// The second signal ends at once what the first could not: here a read of the key that never ends. To
+/// archive_command more than 125 would end the server's archiver.
+#[test]
+fn a_second_signal_ends_at_once_with_a_code_for_whoever_asked() {
+    let cli = Cli::with_repository();
+    let key = cli.path("pipe");
+    assert!(Command::new("mkfifo").arg(&key).status().expect("it runs").success());
+    let key = key.to_str().expect("text");
+    for (words, code) in
+        [(&["wal", "push", "--cluster", "main", "00000002.history"][..], 75), (&["list"], 130)]
+    {
+        let mut command = cli.command(&[&["--key-file", key], words].concat());
+        command.env_remove("CAPY_PASSPHRASE");
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("it runs");
+        // Its key is read once somebody can write it.
+        let _writer = std::fs::OpenOptions::new().write(true).open(key).expect("read by it");
+        let mut said = std::io::BufReader::new(child.stderr.take().expect("piped")).lines();
+        send(&child, Signal::TERM);
+        let first = said.next().expect("it says so").expect("text");
+        assert!(first.contains("once more ends at once"), "{first}");
+        send(&child, Signal::TERM);
+        assert_eq!(child.wait().expect("it ends").code(), Some(code), "{words:?}");
+    }
 }
 
 #[test]
