@@ -179,13 +179,14 @@ impl FetchAhead {
     /// to that segment.
     ///
     /// # Errors
-    /// What the repository answers, but never that a segment is absent; when the directory cannot
-    /// be written.
+    /// What the repository answers, but never that a segment is absent; `Conflict` when the archive is
+    /// another system's than the server's; when the directory cannot be written.
     ///
     /// # Cancellation
     /// Safe to drop; files may be left for the next worker.
     #[instrument(skip_all, fields(cluster = %self.cluster))]
     pub async fn run(&self, ctx: &Ctx, repository: &Repository, budget: AheadBudget) -> Result<AheadReport> {
+        repository.check_recovers_its_own(&self.cluster, &self.target.join(RECOVERED_SEGMENT)).await?;
         follow::run(self, ctx, repository, budget).await
     }
 

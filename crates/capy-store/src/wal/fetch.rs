@@ -11,6 +11,8 @@ use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 use tracing::instrument;
 
+use super::ahead::FetchAhead;
+use super::beside::ServerBeside;
 use super::tail::Found;
 use crate::repository::cancellable;
 use crate::{Error, Repository, Result};
@@ -38,6 +40,7 @@ impl Repository {
     /// # Errors
     /// `NotFound` only when the store says that the archive lacks the file: recovery may take it
     /// for the end of WAL. Everything else is a fault, after which recovery must not go on:
+    /// `Conflict` when the target is a server's own request and the archive is another system's;
     /// `Corrupt` when the archived file is not what was archived; `Denied`, `Unavailable`.
     ///
     /// # Cancellation
@@ -61,7 +64,11 @@ impl Repository {
     ) -> Result<FetchedWal> {
         let (begun, target) = (Instant::now(), target.into());
         let work = async {
-            let Some(found) = self.find_wal(cluster, file).await.map_err(fault)? else {
+            // At once: recovery waits.
+            let (found, whose) =
+                join(self.find_wal(cluster, file), self.check_recovers_its_own(cluster, &target)).await;
+            whose?;
+            let Some(found) = found.map_err(fault)? else {
                 return Err(self.absent(cluster, file).await);
             };
             let size_bytes = found.size_bytes();
@@ -72,6 +79,32 @@ impl Repository {
             Ok(FetchedWal { cluster, file, size_bytes, elapsed: begun.elapsed() })
         };
         cancellable(ctx, work).await
+    }
+
+    /// Refuses to hand a server the WAL of another system. It would take the first foreign segment, or the
+    /// first one that the other's archive lacks, for the end of its own, and be promoted there.
+    pub(super) async fn check_recovers_its_own(&self, cluster: &ClusterName, target: &Path) -> Result<()> {
+        if !is_a_servers_request(target) {
+            return Ok(());
+        }
+        let Some(server) = ServerBeside::find(target).await else { return Ok(()) };
+        let archive = match self.repo.archive(cluster).await.map_err(Error::from) {
+            Ok(archive) => archive,
+            // Its files are not damaged by that.
+            Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(()),
+            Err(error) => return Err(fault(error)),
+        };
+        let Some(archive) = archive.filter(|archive| archive.system_id != server.system_id) else {
+            return Ok(());
+        };
+        let what = format!(
+            "the archive {cluster} has the WAL of system {}, and the server in {} is system {}",
+            archive.system_id,
+            server.directory.display(),
+            server.system_id
+        );
+        Err(Error::new(ErrorKind::Conflict, what)
+            .with_hint("name this server's own archive and repository in restore_command: --cluster, --repo"))
     }
 
     /// That a file is absent, if that can be believed: a store that was unmounted or emptied lacks
@@ -91,6 +124,11 @@ impl Repository {
             Err(error) => fault(error.into()),
         }
     }
+}
+
+/// Whether a server that recovers wants a file there: PostgreSQL's names for what it is about to read.
+fn is_a_servers_request(target: &Path) -> bool {
+    FetchAhead::is_for_recovery(target) || target.file_name().is_some_and(|name| name == "RECOVERYHISTORY")
 }
 
 /// Something else is missing than the file in the archive: the repository itself, or the directory

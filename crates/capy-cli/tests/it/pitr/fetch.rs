@@ -1,14 +1,16 @@
 //! The exit codes of `wal fetch`: 1 only on the archive's own word, and nothing that the server
 //! takes for the end of WAL or for a shutdown.
 
+use std::fs;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use capy_testkit::postgres::text;
 
 use super::any_major;
 use super::harness::{archiving, insert_and_archive};
-use crate::archiving::Archiving;
+use crate::archiving::{Archiving, until};
 
 /// Runs a command line as the server does, by the shell, and gives the exit code.
 fn shell(archiving: &Archiving, line: &str) -> i32 {
@@ -89,6 +91,38 @@ fn an_archive_that_was_never_written_to_is_a_fault() {
     let to = archiving.path("to");
     let fetch = ["wal", "fetch", "--cluster", "mian", &segment, text(&to)];
     archiving.run(&fetch).with_code(126);
+}
+
+/// Nor is another server's archive, in which this server's WAL can only end.
+#[test]
+fn the_archive_of_another_system_is_a_fault() {
+    let archiving = archiving(any_major(), &[], &[]);
+    let segment = insert_and_archive(&archiving, 2);
+    let own = archiving.server.data();
+    let other = archiving.path("other");
+    archiving.server.run("initdb", ["-D", text(&other), "--no-sync"]);
+    let fetch = |file: &str, data: &Path, name: &str| {
+        let to = data.join("pg_wal").join(name);
+        archiving.run(&["wal", "fetch", "--cluster", "main", file, text(&to), "--prefetch", "2"])
+    };
+    let absent = "0000000100000000000000F0";
+    for (file, name) in
+        [(&*segment, "RECOVERYXLOG"), (absent, "RECOVERYXLOG"), ("00000002.history", "RECOVERYHISTORY")]
+    {
+        let run = fetch(file, &other, name).with_code(126);
+        assert!(run.stderr.contains("the archive main has the WAL of system"), "{}", run.stderr);
+        assert!(run.stderr.contains("this server's own archive"), "{}", run.stderr);
+        assert!(!other.join("pg_wal").join(name).exists());
+    }
+    assert!(!other.join("pg_wal/.capy-fetch").exists(), "nothing is fetched ahead");
+    // A person may look at it there, with nothing ahead of that; and its own server gets it.
+    fetch(&segment, &other, &segment).ok();
+    let logs = || fs::read_dir(other.join("pg_wal/.capy-fetch")).expect("made").flatten();
+    let said = || logs().filter_map(|dir| fs::read_to_string(dir.path().join("worker.log")).ok());
+    until("the worker refuses", || said().any(|log| log.contains("has the WAL of system")));
+    fetch(&segment, &own, "RECOVERYXLOG").ok();
+    fetch(absent, &own, "RECOVERYXLOG").with_code(1);
+    fs::remove_file(own.join("pg_wal/RECOVERYXLOG")).expect("removed");
 }
 
 #[test]
