@@ -268,6 +268,20 @@ mod tests {
     }
 
     #[test]
+    fn timelines_are_in_hex() {
+        let cluster: ClusterName = "main".parse().unwrap();
+        for (timeline, digits) in [(9, "00000009"), (16, "00000010"), (255, "000000FF")] {
+            let timeline = TimelineId::from_u32(timeline);
+            assert_eq!(wal_timeline(&cluster, timeline), format!("wal/main/{digits}/"));
+            let history = WalFile::history(timeline);
+            let name = wal(&cluster, &history);
+            assert_eq!(name, format!("wal/main/{digits}/{digits}.history"));
+            assert_eq!(parse_wal(&name), Some((cluster.clone(), history)));
+        }
+        assert_eq!(parse_wal("wal/main/000000ff/000000FF.history"), None);
+    }
+
+    #[test]
     fn names_are_as_specified_and_read_back() {
         assert_eq!(root(0), "root/ffffffffffffffff");
         assert_eq!(root(1), "root/fffffffffffffffe");

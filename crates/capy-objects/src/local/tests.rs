@@ -56,6 +56,22 @@ async fn a_failure_at_any_step_leaves_no_temporary_and_the_next_attempt_succeeds
     }
 }
 
+/// Whoever made it may have died before it was on disk.
+#[tokio::test]
+async fn an_object_that_is_there_already_counts_only_once_its_directory_is_on_disk() {
+    let (_scratch, store) = store().await;
+    let put =
+        async |body| store.put_new("packs/00/x", Bytes::from_static(body)).await.map_err(|error| error.kind);
+    store.place.writer.faults.fail(Some((Step::SyncDirectory, Errno::IO)));
+    let first = put(b"body").await.unwrap_err();
+    assert!(store.head("packs/00/x").await.is_ok());
+    assert_eq!(put(b"body").await, Err(first.clone()), "the same content");
+    assert_eq!(put(b"other").await, Err(first), "another content");
+    store.place.writer.faults.fail(None);
+    assert_eq!(put(b"body").await, Ok(()));
+    assert_eq!(put(b"other").await, Err(StoreErrorKind::AlreadyExists));
+}
+
 #[tokio::test]
 async fn files_are_0600_and_directories_0700() {
     let (_scratch, store) = store().await;

@@ -41,6 +41,17 @@ fn only_a_file_that_the_archive_lacks_ends_with_1() {
         (format!("{open} wal fetch --cluster main 0000000100000000000000F0 {to}"), 1),
         (format!("{open} wal fetch --cluster main 00000009.history {to}"), 1),
         (format!("{open} wal fetch --cluster main {segment}.partial {to}"), 1),
+        // What is beside the fetch is no fault of it.
+        (
+            format!(
+                "mkdir {to}-dir; touch {to}-dir/.capy-fetch; \
+                 said=$({open} wal fetch --cluster main {segment} {to}-dir/RECOVERYXLOG 2>&1) || exit; \
+                 echo \"$said\" | grep -q 'nothing is fetched ahead'"
+            ),
+            0,
+        ),
+        // The shell's own word.
+        (format!("{binary}-none wal fetch --cluster main {segment} {to}"), 127),
     ] {
         assert_eq!(shell(&archiving, &line), code, "{line}");
     }

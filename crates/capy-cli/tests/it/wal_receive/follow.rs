@@ -75,6 +75,21 @@ fn a_receiver_that_begins_behind_the_newest_backup_names_the_wal_between() {
     let report =
         Receiver::start(&cli, &conninfo(&cluster), &["--slot", "capy", "--until-lsn", &until]).ends(0);
     assert_eq!(report["gaps"], serde_json::json!([]), "{report}");
+
+    // A new slot above what the archive has is no reason to begin there: the server has the WAL before.
+    let durable = report["durable_lsn"].as_str().expect("a position").to_owned();
+    cluster.sql("select pg_drop_replication_slot('capy')");
+    write(&cluster, 3);
+    switch(&cluster);
+    cluster.sql("checkpoint");
+    cluster.sql("select pg_create_physical_replication_slot('capy', true)");
+    let is_above = format!("select restart_lsn - '{durable}'::pg_lsn > 2 << 20 from pg_replication_slots");
+    assert_eq!(cluster.sql(&is_above), "t");
+    let until = cluster.sql("select pg_current_wal_flush_lsn()");
+    let report =
+        Receiver::start(&cli, &conninfo(&cluster), &["--slot", "capy", "--until-lsn", &until]).ends(0);
+    assert_eq!(report["gaps"], serde_json::json!([]), "{report}");
+    assert!(are_the_servers(&cli, &cluster).len() > 3);
 }
 
 #[test]
@@ -108,7 +123,9 @@ fn a_receiver_that_is_killed_goes_on_without_a_gap() {
 fn a_server_that_restarts_is_found_again() {
     let mut cluster = server().start();
     let cli = Cli::with_repository();
-    let receiver = Receiver::start(&cli, &conninfo(&cluster), &SLOT);
+    // Nothing is stored because it is time.
+    let options = [&SLOT[..], &["--partial-interval", "1h"]].concat();
+    let receiver = Receiver::start(&cli, &conninfo(&cluster), &options);
     receiver.says("streaming");
     write(&cluster, 2);
     // In good order: it waits until all its WAL is received.
