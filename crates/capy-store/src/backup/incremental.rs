@@ -3,7 +3,8 @@
 //! Contained by: the backup. The server sends the blocks that changed since an earlier backup began;
 //! they are put together with that backup while they come in ([`super::changed`]). Invariant: it is of
 //! the same cluster and on the way to the server's present timeline, its pages have checksums if the
-//! server's have, it passed its own checks, and its `backup_manifest` was stored; whether it can be read to the last byte shows only when it is read.
+//! server's have, it passed its own checks, and its `backup_manifest` was stored; whether it can be read
+//! to the last byte shows only when it is read.
 
 use bytes::{Bytes, BytesMut};
 use capy_format::{BackupEntry, BackupKind, BackupState, VerificationState};
