@@ -194,6 +194,7 @@ on_each_major! {
     fn a_standby_that_is_promoted_while_it_is_backed_up_leaves_no_backup(major) {
         let archiving = archiving(major, &[], &[]);
         archiving.back_up();
+        archiving.archive_all();
         let conninfo = archiving.conninfo();
         let standby = start(&archiving, "main/latest", &["--standby", "--primary-conninfo", &conninfo]);
         until("it follows", || rows(&standby) == "1");
