@@ -3,7 +3,7 @@
 use capy_format::{ObjectKind, Root};
 use capy_types::ErrorKind;
 
-use crate::fixture::{backup, begin, cluster, commit, feed, init, memory_store, open, read};
+use crate::fixture::{backup, begin, cluster, commit, feed, init, memory_store, open, read, try_init};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn backups_that_run_at_once_all_commit_and_all_read_back() {
@@ -24,6 +24,27 @@ async fn backups_that_run_at_once_all_commit_and_all_read_back() {
     for n in 0..6u64 {
         let back = read(&repo, &format!("b{n}")).await.unwrap();
         assert!(back.files == cluster(n % 3) && back.defects.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_several_that_make_a_repository_in_one_place_at_once_one_does() {
+    for _ in 0..8 {
+        let store = memory_store().await;
+        let making: Vec<_> = (0..4).map(|_| tokio::spawn(try_init(store.clone()))).collect();
+        let mut made = Vec::new();
+        for one in making {
+            match one.await.unwrap() {
+                Ok(repo) => made.push(repo),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Conflict, "{error}"),
+            }
+        }
+        let [winner] = &made[..] else { panic!("{} were made", made.len()) };
+        backup(winner, "a", &cluster(1)).await.unwrap();
+        // The others' key slots are there, and open nothing.
+        let repo = open(&store).await.unwrap();
+        assert_eq!(repo.id(), winner.id());
+        assert!(read(&repo, "a").await.unwrap().files == cluster(1));
     }
 }
 

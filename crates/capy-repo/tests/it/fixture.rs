@@ -34,9 +34,11 @@ pub(crate) async fn memory_store() -> Arc<dyn Store> {
 }
 
 pub(crate) async fn init(store: &Arc<dyn Store>) -> Repository {
-    Repository::init(store.clone(), Env::default(), options(), SlotSecret::Passphrase(&secret()))
-        .await
-        .expect("an empty store takes a repository")
+    try_init(store.clone()).await.expect("an empty store takes a repository")
+}
+
+pub(crate) async fn try_init(store: Arc<dyn Store>) -> Result<Repository, RepoError> {
+    Repository::init(store, Env::default(), options(), SlotSecret::Passphrase(&secret())).await
 }
 
 pub(crate) async fn open(store: &Arc<dyn Store>) -> Result<Repository, RepoError> {

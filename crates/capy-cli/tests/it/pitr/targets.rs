@@ -103,11 +103,13 @@ on_each_major! {
 
 on_each_major! {
     fn with_the_wal_copied_into_it_a_directory_recovers_without_the_repository(major) {
-        let History { archiving, commit, .. } = &History::new(major);
+        let History { archiving, commit, time, .. } = &History::new(major);
         let repository = archiving.path("repo");
-        for (target, expected) in
-            [(vec!["--target-lsn", commit], "1 2 3 4"), (vec!["--target", "latest"], "1 2 3 4 5 6")]
-        {
+        for (target, expected) in [
+            (vec!["--target-lsn", commit], "1 2 3 4"),
+            (vec!["--target-time", time], "1 2"),
+            (vec!["--target", "latest"], "1 2 3 4 5 6"),
+        ] {
             let (mut copy, _) = prepare(archiving, "main/latest", &[&target[..], &["--wal-into"]].concat());
             fs::rename(&repository, archiving.path("away")).expect("renamed");
             copy.start_server();
